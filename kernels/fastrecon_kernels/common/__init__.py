@@ -1,0 +1,1 @@
+"""What the operators share: backend choice, checks, random numbers and device code."""
