@@ -95,9 +95,10 @@ class Decoder:
                 "from_mlp reads Linear, activation, ..., Linear with no trailing activation; got "
                 + ", ".join(type(m).__name__ for m in layers)
             )
-        for module in linears:
-            if not isinstance(module, nn.Linear):
-                raise ValueError(f"expected nn.Linear, got {type(module).__name__}")
+        layers_found = [module for module in linears if isinstance(module, nn.Linear)]
+        if len(layers_found) != len(linears):
+            odd = next(m for m in linears if not isinstance(m, nn.Linear))
+            raise ValueError(f"expected nn.Linear, got {type(odd).__name__}")
         for act in acts:
             if type(act) not in names:
                 raise ValueError(
@@ -108,12 +109,12 @@ class Decoder:
         kinds = {names[type(act)] for act in acts} or {"silu"}
         if len(kinds) > 1:
             raise ValueError(f"all activations must be the same, got {', '.join(sorted(kinds))}")
-        return cls([m.weight for m in linears], [m.bias for m in linears], kinds.pop())
+        return cls([m.weight for m in layers_found], [m.bias for m in layers_found], kinds.pop())
 
-    def to(self, *args: torch.device | torch.dtype | str) -> Decoder:
+    def to(self, target: torch.device | torch.dtype | str) -> Decoder:
         """The same decoder with its tensors moved or cast (differentiable)."""
         return Decoder(
-            [w.to(*args) for w in self.weights],
-            [None if b is None else b.to(*args) for b in self.biases],
+            [w.to(target) for w in self.weights],
+            [None if b is None else b.to(target) for b in self.biases],
             self.activation,
         )

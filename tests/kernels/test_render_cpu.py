@@ -22,7 +22,9 @@ def scene(settings: RenderSettings, n_levels: int) -> tuple[list[Tensor], nn.Seq
     torch.manual_seed(0)
     channels = 5
     width = 3 * channels if settings.reduction == "concat" else channels
-    levels = [torch.randn(2, 3, channels, 7 - k, 6 + k, requires_grad=True) for k in range(n_levels)]
+    levels = [
+        torch.randn(2, 3, channels, 7 - k, 6 + k, requires_grad=True) for k in range(n_levels)
+    ]
     decoder = nn.Sequential(nn.Linear(width, 8), nn.Softplus(), nn.Linear(8, 4))
     rays = torch.randn(2, 2, 3, 6) * 0.25 + torch.tensor([2.0, 0, 0, -1.0, 0, 0])
     rays[0, 0, 0, 3:] = torch.tensor([0.0, 1.0, 0.0])  # passes beside the box

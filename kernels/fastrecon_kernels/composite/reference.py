@@ -22,7 +22,7 @@ from ..types import RaySamples, Rendering
 from .depth_kernel import ScaleGradient, depth_kernel
 
 LEAST_NORM = 1e-30
-"""Least divisor of the depth: of a ray that all but misses, depth_eps = 0, the gradient is finite."""
+"""Least divisor of the depth, so that its gradient is finite on a ray that all but misses."""
 
 
 class TruncatedExp(torch.autograd.Function):

@@ -1,0 +1,215 @@
+"""Device functions shared by the kernels: texel lookup, activations, uniform numbers.
+
+Points are in [-1, 1]; shapes in comments are per program: M samples, BLOCK_C channels. The rules
+are those of the references (``triplane_sample/reference.py``, ``common/random.py``).
+"""
+
+# Triton types the call of a device function as an error and knows no launch options.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..settings import Axes
+from .checks import axis_indices
+
+# --- planes and their axes ------------------------------------------------------------------
+
+
+def pack_axes(axes: Axes) -> int:
+    """The three (width, height) coordinate pairs as one number, the constexpr ``AXES``.
+
+    Four bits per plane: two for the width axis, two for the height axis. One number instead of
+    six lets the kernels loop over planes at run time.
+    """
+    return sum((u | v << 2) << 4 * p for p, (u, v) in enumerate(axis_indices(axes)))
+
+
+@triton.jit
+def plane_coords(x, y, z, plane, AXES: tl.constexpr):
+    """Width and height coordinate of points x, y, z (M,) on plane 0, 1 or 2."""
+    code = AXES >> (4 * plane)
+    u_axis, v_axis = code & 3, (code >> 2) & 3
+    u = tl.where(u_axis == 0, x, tl.where(u_axis == 1, y, z))
+    v = tl.where(v_axis == 0, x, tl.where(v_axis == 1, y, z))
+    return u, v
+
+
+@triton.jit
+def add_point_gradient(d_x, d_y, d_z, d_u, d_v, plane, AXES: tl.constexpr):
+    """Add a plane's gradients d_u, d_v (M,) to those of the point; transpose of `plane_coords`."""
+    code = AXES >> (4 * plane)
+    u_axis, v_axis = code & 3, (code >> 2) & 3
+    d_x += tl.where(u_axis == 0, d_u, 0.0) + tl.where(v_axis == 0, d_v, 0.0)
+    d_y += tl.where(u_axis == 1, d_u, 0.0) + tl.where(v_axis == 1, d_v, 0.0)
+    d_z += tl.where(u_axis == 2, d_u, 0.0) + tl.where(v_axis == 2, d_v, 0.0)
+    return d_x, d_y, d_z
+
+
+@triton.jit
+def level_plane(table_ptr, level, objects, plane):
+    """Look up `Texels.table`: first row (int64, shaped like ``objects``), H and W (int32)."""
+    height = tl.load(table_ptr + level * 3)
+    width = tl.load(table_ptr + level * 3 + 1)
+    first = tl.load(table_ptr + level * 3 + 2)
+    first_row = first + (objects.to(tl.int64) * 3 + plane) * height * width
+    return first_row, height.to(tl.int32), width.to(tl.int32)
+
+
+# --- bilinear taps, zero padding ------------------------------------------------------------
+
+
+@triton.jit
+def texel_weights(H, W, u, v):
+    """Upper left texel (int32) of points (M,) and the weights of its right and lower neighbours."""
+    # Two texels out there is nothing to read; clamping there keeps the conversion to int defined.
+    # Comparisons, for tl.maximum leaves open what becomes of NaN, which must end up outside.
+    x = (u + 1.0) * (W.to(tl.float32) * 0.5) - 0.5
+    y = (v + 1.0) * (H.to(tl.float32) * 0.5) - 0.5
+    x = tl.where(x > -2.0, tl.where(x < W + 1.0, x, W + 1.0), -2.0)
+    y = tl.where(y > -2.0, tl.where(y < H + 1.0, y, H + 1.0), -2.0)
+    x0, y0 = tl.floor(x), tl.floor(y)
+    return x0.to(tl.int32), y0.to(tl.int32), x - x0, y - y0
+
+
+@triton.jit
+def tap_offsets(H, W, x, y, offs_c, C: tl.constexpr, row_mask):
+    """Offset (M, BLOCK_C) of texel (x, y) from its plane's first, and whether it is there."""
+    inside = row_mask & (x >= 0) & (x < W) & (y >= 0) & (y < H)
+    offsets = ((y * W + x).to(tl.int64) * C)[:, None] + offs_c[None, :]
+    return offsets, inside[:, None] & (offs_c < C)[None, :]
+
+
+@triton.jit
+def load_tap(plane_ptr, H, W, x, y, offs_c, C: tl.constexpr, row_mask):
+    """Texels (x, y) as fp32 (M, BLOCK_C); zero outside the plane."""
+    offsets, mask = tap_offsets(H, W, x, y, offs_c, C, row_mask)
+    return tl.load(plane_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def plane_pointer(rows_ptr, first_row, C: tl.constexpr):
+    """Pointer to a plane's first texel: a scalar, or (M, 1) for a first row per sample."""
+    if len(first_row.shape) == 0:
+        return rows_ptr + first_row * C
+    else:
+        return (rows_ptr + first_row * C)[:, None]
+
+
+@triton.jit
+def gather_plane(rows_ptr, first_row, H, W, u, v, offs_c, C: tl.constexpr, row_mask):
+    """Bilinear features fp32 (M, BLOCK_C) of points (M,) on one plane each.
+
+    Args:
+        rows_ptr: `Texels.rows`.
+        first_row: int64 row of the plane's first texel, a scalar or (M,).
+        H, W: int32 size of the plane (see `level_plane`).
+        u, v: fp32 (M,) width and height coordinates.
+        offs_c: (BLOCK_C,) channels; those from C on give 0.
+        row_mask: (M,) samples that exist; the others give 0 and touch no memory.
+    """
+    plane_ptr = plane_pointer(rows_ptr, first_row, C)
+    x, y, fx, fy = texel_weights(H, W, u, v)
+    t00 = load_tap(plane_ptr, H, W, x, y, offs_c, C, row_mask)
+    t01 = load_tap(plane_ptr, H, W, x + 1, y, offs_c, C, row_mask)
+    t10 = load_tap(plane_ptr, H, W, x, y + 1, offs_c, C, row_mask)
+    t11 = load_tap(plane_ptr, H, W, x + 1, y + 1, offs_c, C, row_mask)
+    upper = t00 * ((1 - fx) * (1 - fy))[:, None] + t01 * (fx * (1 - fy))[:, None]
+    return upper + t10 * ((1 - fx) * fy)[:, None] + t11 * (fx * fy)[:, None]
+
+
+@triton.jit
+def scatter_plane(d_rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
+    """Add the gradient (M, BLOCK_C) of `gather_plane`'s result to fp32 texel gradients."""
+    plane_ptr = plane_pointer(d_rows_ptr, first_row, C)
+    x, y, fx, fy = texel_weights(H, W, u, v)
+    for corner in tl.static_range(4):
+        dx = corner % 2
+        dy = corner // 2
+        weight = (fx if dx else 1 - fx) * (fy if dy else 1 - fy)
+        offsets, mask = tap_offsets(H, W, x + dx, y + dy, offs_c, C, row_mask)
+        tl.atomic_add(plane_ptr + offsets, grad * weight[:, None], mask=mask, sem="relaxed")
+
+
+@triton.jit
+def point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
+    """Gradients d_u, d_v (M,) of `gather_plane`'s result times ``grad`` (M, BLOCK_C)."""
+    plane_ptr = plane_pointer(rows_ptr, first_row, C)
+    x, y, fx, fy = texel_weights(H, W, u, v)
+    t00 = tl.sum(load_tap(plane_ptr, H, W, x, y, offs_c, C, row_mask) * grad, 1)
+    t01 = tl.sum(load_tap(plane_ptr, H, W, x + 1, y, offs_c, C, row_mask) * grad, 1)
+    t10 = tl.sum(load_tap(plane_ptr, H, W, x, y + 1, offs_c, C, row_mask) * grad, 1)
+    t11 = tl.sum(load_tap(plane_ptr, H, W, x + 1, y + 1, offs_c, C, row_mask) * grad, 1)
+    d_u = ((1 - fy) * (t01 - t00) + fy * (t11 - t10)) * (W.to(tl.float32) * 0.5)
+    d_v = ((1 - fx) * (t10 - t00) + fx * (t11 - t01)) * (H.to(tl.float32) * 0.5)
+    return d_u, d_v
+
+
+# --- activations ----------------------------------------------------------------------------
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), fp32; tends to 0 and 1 without overflow."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def sigmoid_gradient(x):
+    s = sigmoid(x)
+    return s * (1.0 - s)
+
+
+@triton.jit
+def silu(x):
+    return x * sigmoid(x)
+
+
+@triton.jit
+def silu_gradient(x):
+    s = sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)), fp32; its gradient is `sigmoid`."""
+    e = tl.exp(-tl.abs(x))
+    # log(1 + e) has lost e's digits where e is small; three terms of its series are exact there.
+    tail = tl.where(e < 0.01, e * (1.0 - e * (0.5 - e * (1.0 / 3.0))), tl.log(1.0 + e))
+    return tl.maximum(x, 0.0) + tail
+
+
+# --- uniform numbers ------------------------------------------------------------------------
+
+GOLDEN = tl.constexpr(0x9E3779B9)
+
+
+@triton.jit
+def mix32(x):
+    """Scramble uint32 (the "lowbias32" finaliser), as `common.random` does."""
+    x = x ^ (x >> 16)
+    x = x * tl.full((), 0x7FEB352D, tl.uint32)
+    x = x ^ (x >> 15)
+    x = x * tl.full((), 0x846CA68B, tl.uint32)
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def uniform(seed, rays, samples, STREAM: tl.constexpr):
+    """Uniform fp32 numbers in [0, 1), the same as `common.random.uniform`.
+
+    Args:
+        seed: int64 scalar.
+        rays: int64 flat ray indices.
+        samples: int32 sample indices, broadcastable against ``rays``.
+        STREAM: `COARSE` or `FINE` of `common.random`.
+    """
+    golden = tl.full((), GOLDEN, tl.uint32)
+    stream = golden * tl.full((), STREAM + 1, tl.uint32)
+    key = mix32(seed.to(tl.uint32) ^ mix32((seed >> 32).to(tl.uint32) ^ stream))
+    ray_key = mix32(mix32(key ^ rays.to(tl.uint32)) ^ (rays >> 32).to(tl.uint32))
+    bits = mix32(ray_key + samples.to(tl.uint32) * golden)
+    return (bits >> 8).to(tl.float32) * (1.0 / 16777216.0)
