@@ -7,7 +7,9 @@ renderers of four published systems.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 Axes = tuple[str, str, str]
@@ -49,6 +51,18 @@ def check_axes(axes: Axes) -> None:
         raise ValueError(
             f'axes must be three pairs of distinct letters such as ("xy", "xz", "yz"), got {axes!r}'
         )
+
+
+def _numbers(name: str, value: object, n: int | None = None) -> tuple[float, ...]:
+    """``value`` as a tuple of ``n`` floats (any number of them if None)."""
+    try:
+        numbers = tuple(float(x) for x in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or (n is not None and len(numbers) != n):
+        expected = "numbers" if n is None else f"{n} numbers"
+        raise ValueError(f"{name} must be a tuple of {expected}, got {value!r}")
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -105,8 +119,13 @@ class RenderSettings:
         check_choice("density_activation", self.density_activation, DENSITY_ACTIVATIONS)
         check_axes(self.axes)
         self._normalise_sequences()
-        if not self.radius > 0:
-            raise ValueError(f"radius must be positive, got {self.radius}")
+        for name in ("radius", "density_scale"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        for name in ("n_samples", "n_importance"):
+            if not isinstance(getattr(self, name), Integral):
+                raise TypeError(f"{name} must be an int, got {getattr(self, name)!r}")
         least = 2 if self.quadrature == "midpoint" else 1
         if self.n_samples < least:
             raise ValueError(
@@ -126,11 +145,8 @@ class RenderSettings:
             )
         if self.interval == "chord" and self.quadrature != "bins":
             raise ValueError("interval='chord' needs quadrature='bins', got 'midpoint'")
-        if self.depth_eps < 0 or self.density_scale < 0:
-            raise ValueError(
-                "depth_eps and density_scale must not be negative, got "
-                f"{self.depth_eps} and {self.density_scale}"
-            )
+        if not 0 <= self.depth_eps < math.inf:
+            raise ValueError(f"depth_eps must be at least 0 and finite, got {self.depth_eps}")
         if not 0 <= self.early_stop < 1:
             raise ValueError(f"early_stop must lie in [0, 1), got {self.early_stop}")
 
@@ -139,17 +155,21 @@ class RenderSettings:
         if isinstance(self.near_far, str):
             check_choice("near_far", self.near_far, BOXES)
         else:
-            near, far = (float(x) for x in self.near_far)
-            if not 0 <= near < far:
+            near, far = _numbers("near_far", self.near_far, 2)
+            if not 0 <= near < far < math.inf:
                 raise ValueError(f"near_far must satisfy 0 <= near < far, got {(near, far)}")
             object.__setattr__(self, "near_far", (near, far))
         if isinstance(self.background, str):
             check_choice("background", self.background, tuple(BACKGROUNDS))
         else:
-            object.__setattr__(self, "background", tuple(float(x) for x in self.background))
+            colour = _numbers("background", self.background)
+            if not all(0 <= x <= 1 for x in colour):
+                raise ValueError(f"background must lie in the unit range, got {colour}")
+            object.__setattr__(self, "background", colour)
         object.__setattr__(self, "axes", tuple(self.axes))
-        object.__setattr__(self, "rgb_range", tuple(float(x) for x in self.rgb_range))
-        object.__setattr__(self, "depth_kernel", DepthKernel(*self.depth_kernel))
+        object.__setattr__(self, "rgb_range", _numbers("rgb_range", self.rgb_range, 2))
+        kernel = DepthKernel(*_numbers("depth_kernel", self.depth_kernel, 4))
+        object.__setattr__(self, "depth_kernel", kernel)
 
     def background_colour(self, n_colours: int) -> tuple[float, ...]:
         """The background as ``n_colours`` numbers in the unit range."""

@@ -31,13 +31,15 @@ def scene(settings: RenderSettings, n_levels: int) -> tuple[list[Tensor], nn.Seq
     return levels, decoder, rays.requires_grad_()
 
 
+@pytest.mark.parametrize("skip", [False, True], ids=["everywhere", "occupancy"])
 @pytest.mark.parametrize("n_levels", [1, 2])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_equals_reference(name: str, n_levels: int) -> None:
+def test_equals_reference(name: str, n_levels: int, skip: bool) -> None:
     settings = SETTINGS[name]
     levels, decoder, rays = scene(settings, n_levels)
     prior = torch.full(rays.shape[:-1], 1.7)
     prior[0] = torch.nan
+    occupancy = torch.rand(2, 4, 4, 4) < 0.6 if skip else None
     inputs = {"levels[0]": levels[0], "rays": rays, **dict(decoder.named_parameters())}
     found: dict[str, dict[str, Tensor]] = {}
     for backend in ("auto", "reference"):
@@ -49,6 +51,7 @@ def test_equals_reference(name: str, n_levels: int) -> None:
             settings,
             seed=3,
             depth_prior=prior,
+            occupancy=occupancy,
             per_sample=True,
             backend=backend,
         )

@@ -7,6 +7,8 @@ hash for jitter, not a generator for statistics.
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
                 f"seed must be one integer, got a {seed.dtype} tensor of shape {tuple(seed.shape)}"
             )
         return seed.reshape(()).to(device=device, dtype=torch.int64)
-    wrapped = (int(seed) + 2**63) % 2**64 - 2**63
+    wrapped = (operator.index(seed) + 2**63) % 2**64 - 2**63
     return torch.tensor(wrapped, dtype=torch.int64, device=device)
 
 

@@ -4,6 +4,7 @@ Ray placement, importance sampling, compositing and chunking are the reference's
 lookup differs: all taps of a sample are one bag of `embedding_bag` over channel-last texels, and
 the plane gradient is the same operator again over samples grouped by texel cell, so that neither
 direction writes a tap to memory. Planes carry a border of zero texels, which is the zero padding.
+Samples in empty cells of an occupancy grid are never looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..common.checks import axis_indices
 from ..multires_lookup import sample_multires_reference
 from ..settings import Axes, RenderSettings
 from ..types import Decoder
-from .reference import Field, decode, mask_empty
+from .reference import Field, decode, mask_empty, occupied
 
 Sides = tuple[tuple[int, int], ...]
 """(H, W) of each level."""
@@ -85,14 +86,15 @@ class Lookup(torch.autograd.Function):
         weights = _weights(cells.fx, cells.fy)
         if reduction == "mean":
             weights /= 3
-        n_bags = points.shape[0] * (3 if reduction == "concat" else 1)
+        per_point = 3 if reduction == "concat" else 1
+        shape = (points.shape[0] * per_point, 12 * len(sides) // per_point)
         bags = F.embedding_bag(
-            _taps(cells, sides).view(n_bags, -1),
+            _taps(cells, sides).view(shape),
             rows,
             mode="sum",
-            per_sample_weights=weights.view(n_bags, -1),
+            per_sample_weights=weights.view(shape),
         )
-        return bags.view(points.shape[0], -1)
+        return bags.view(points.shape[0], per_point * rows.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -211,15 +213,22 @@ def make_cpu_field(half_products: bool) -> Any:
         rows = border(levels)
         network = decoder.to(torch.bfloat16) if half_products else decoder
 
-        def look(points: Tensor) -> tuple[Tensor, Tensor]:
-            unit = points / settings.radius
-            features = Lookup.apply(
-                rows, unit.reshape(-1, 3), sides, settings.axes, settings.reduction
-            )
+        def decoded(unit: Tensor) -> tuple[Tensor, Tensor]:
+            features = Lookup.apply(rows, unit, sides, settings.axes, settings.reduction)
             raw, rgb = decode(features.to(network.weights[0].dtype), network, settings)
-            shape = points.shape[:-1]
-            raw, rgb = raw.to(points.dtype).view(shape), rgb.to(points.dtype).view(*shape, -1)
-            return mask_empty(raw, rgb, unit, settings, occupancy)
+            return raw.to(unit.dtype), rgb.to(unit.dtype)
+
+        def look(points: Tensor) -> tuple[Tensor, Tensor]:
+            unit = points.reshape(-1, 3) / settings.radius
+            if occupancy is None:
+                raw, rgb = decoded(unit)
+            else:  # skip what is known to be empty
+                (kept,) = occupied(occupancy, unit).nonzero(as_tuple=True)
+                raw, rgb = decoded(unit[kept])
+                raw = raw.new_full(unit.shape[:1], -torch.inf).index_put((kept,), raw)
+                rgb = rgb.new_zeros(len(unit), rgb.shape[-1]).index_put((kept,), rgb)
+            raw, rgb = mask_empty(raw, rgb, unit, settings, None)
+            return raw.view(points.shape[:-1]), rgb.view(*points.shape[:-1], rgb.shape[-1])
 
         return look
 

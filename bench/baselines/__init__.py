@@ -1,0 +1,1 @@
+"""Published rendering algorithms written the plain way, to be compared against."""

@@ -1,0 +1,228 @@
+"""Kernels at the shapes of the two workloads, for compilation without a GPU.
+
+A: planes 3 x 64 x 64 x 40, concat (TripoSR). B: planes 3 x (128, 64, 32) x 64, mean (G3DR).
+One function per operator; `python -m bench.static` compiles what they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrecon_kernels import RenderSettings
+
+
+@dataclass(frozen=True)
+class StaticCase:
+    """One specialisation of a kernel.
+
+    ``signature`` names the type of every run-time argument ("*bf16", "i64", "fp32"); pointers
+    count as 16-byte aligned, as torch's are, and integers as nothing in particular.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, object] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 1
+    targets: tuple[str, ...] = ()  # that the launch choices are made for; empty: any
+
+
+def triplane_sample() -> list[StaticCase]:
+    """`sample_triplane` on workload A, with bf16 and with fp32 planes."""
+    return [
+        *lookup_cases("triplane_sample A bf16", 40, 1, "concat", "*bf16"),
+        *lookup_cases("triplane_sample A fp32", 40, 1, "concat", "*fp32"),
+    ]
+
+
+def multires_lookup() -> list[StaticCase]:
+    """`sample_multires` on workload B."""
+    return lookup_cases("multires_lookup B bf16", 64, 3, "mean", "*bf16")
+
+
+def lookup_cases(
+    name: str, channels: int, n_levels: int, reduction: str, planes: str
+) -> list[StaticCase]:
+    """Forward, and backward to planes and to planes and points, of the shared lookup kernels."""
+    from fastrecon_kernels.common import lookup_kernel
+
+    constexprs = lookup_kernel.lookup_constexprs(channels, n_levels, ("xy", "xz", "yz"), reduction)
+    inputs = {"rows_ptr": planes, "table_ptr": "*i64", "points_ptr": "*fp32"}
+    scalars = {"n_points": "i32", "scale": "fp32"}
+    outputs = {"grad_ptr": "*fp32", "d_rows_ptr": "*fp32", "d_points_ptr": "*fp32"}
+    warps = lookup_kernel.NUM_WARPS
+    cases = [
+        StaticCase(
+            f"{name} forward",
+            lookup_kernel.lookup_forward,
+            {**inputs, "out_ptr": "*fp32", **scalars},
+            constexprs,
+            warps,
+        )
+    ]
+    for what, points in (("planes", False), ("planes and points", True)):
+        cases.append(
+            StaticCase(
+                f"{name} backward, {what}",
+                lookup_kernel.lookup_backward,
+                {**inputs, **outputs, **scalars},
+                {**constexprs, "NEED_PLANES": True, "NEED_POINTS": points},
+                warps,
+            )
+        )
+    return cases
+
+
+def composite() -> list[StaticCase]:
+    """Compositing: workload A; B's 32 + 32 samples with every option; EG3D's 32 colours."""
+    a, b = RenderSettings.triposr(), RenderSettings.g3dr()
+    return [
+        *composite_cases("composite A", a, 128, 3, {"chord_ptr", "deltas_ptr"}),
+        *composite_cases("composite B", b, 64, 3, {"weights", "prior_ptr"}),
+        *composite_cases("composite EG3D", RenderSettings.eg3d(), 96, 32, set()),
+    ]
+
+
+def composite_cases(
+    name: str, settings: RenderSettings, n_samples: int, n_colours: int, given: set[str]
+) -> list[StaticCase]:
+    """Both kernels with those of their optional arguments that are ``given``."""
+    from fastrecon_kernels.composite import kernel
+
+    constexprs = kernel.kernel_constexprs(settings, n_samples, n_colours)
+    if "weights" in given:
+        given = given | {"weights_ptr", "out_ts_ptr", "out_deltas_ptr", "d_weights_ptr"}
+    optional = {"deltas_ptr", "chord_ptr", "prior_ptr", "weights_ptr", "out_ts_ptr"}
+    absent = (optional | {"out_deltas_ptr", "d_weights_ptr"}) - given
+    cases = []
+    for what, function in (
+        ("forward", kernel.composite_forward_kernel),
+        ("backward", kernel.composite_backward_kernel),
+    ):
+        signature, constants = {}, {}
+        for argument in function.arg_names:
+            if argument in constexprs:
+                constants[argument] = constexprs[argument]
+            elif argument in absent:
+                constants[argument] = None
+            elif argument.startswith("n_"):
+                signature[argument] = "i32"
+            else:
+                signature[argument] = "*fp32" if argument.endswith("_ptr") else "fp32"
+        cases.append(StaticCase(f"{name} {what}", function, signature, constants))
+    return cases
+
+
+TUNED_FOR = {
+    "hopper": ("sm_90", "sm_100"),
+    "nvidia": ("sm_80", "sm_86", "sm_89"),
+    "amd": ("gfx942",),
+}
+"""Targets that each row of the renderer's launch choices is made for."""
+
+
+def render() -> list[StaticCase]:
+    """The field, forward and backward: Real3D's decoder on workload A, G3DR's on workload B."""
+    a, b = RenderSettings.triposr(), RenderSettings.g3dr()
+    cases = []
+    for tuned in TUNED_FOR:
+        cases += render_cases("render A", a, 40, 1, [64] * 9 + [4], "silu", tuned)
+        cases += render_cases("render B", b, 64, 3, [64, 4], "softplus", tuned)
+    return cases
+
+
+def render_cases(
+    name: str,
+    settings: RenderSettings,
+    channels: int,
+    n_levels: int,
+    widths: list[int],
+    activation: str,
+    tuned: str,
+) -> list[StaticCase]:
+    """bf16 kernels of one decoder: inference, training, each kind of layer group, first layer."""
+    from fastrecon_kernels.render import tuning as choices
+    from fastrecon_kernels.render.kernel import field_kernel
+    from fastrecon_kernels.render.kernel_backward import (
+        first_backward_kernel,
+        group_backward_kernel,
+    )
+    from fastrecon_kernels.render.pack import DecoderShape
+
+    shape = DecoderShape(channels, 3 if settings.reduction == "concat" else 1, tuple(widths))
+    tuning = choices.TUNING[tuned]
+
+    def case(
+        what: str, kernel: Any, tile: tuple[int, int], constexprs: dict[str, Any], *absent: str
+    ) -> StaticCase:
+        return render_case(f"{name} {what}", kernel, constexprs, absent, tile, TUNED_FOR[tuned])
+
+    cases = []
+    for what, absent in (("forward", ["cuts_ptr"]), ("forward, training", [])):
+        constexprs = choices.field_constexprs(
+            shape,
+            settings,
+            activation,
+            "bf16",
+            tuning,
+            n_levels=n_levels,
+            grid=False,
+            along_rays=True,
+            cuts=not absent,
+        )
+        cases.append(case(what, field_kernel, tuning.field, constexprs, "occupancy_ptr", *absent))
+    for group in choices.groups(shape, tuning)[-2:]:
+        constexprs = choices.group_constexprs(
+            shape, group, activation, "bf16", tuning, weight_grad=True
+        )
+        what = "backward, last layer" if constexprs["LAST"] else "backward, two layers"
+        cases.append(case(what, group_backward_kernel, tuning.group, constexprs))
+    constexprs = choices.first_constexprs(
+        shape,
+        settings,
+        "bf16",
+        n_levels=n_levels,
+        along_rays=True,
+        weight_grad=True,
+        scatter=True,
+        keep_features=False,
+        point_grad=True,
+    )
+    what = "backward, first layer and rays"
+    cases.append(case(what, first_backward_kernel, tuning.first, constexprs, "d_features_ptr"))
+    return cases
+
+
+def render_case(
+    name: str,
+    kernel: Any,
+    constexprs: dict[str, Any],
+    absent: tuple[str, ...],
+    tile: tuple[int, int],
+    targets: tuple[str, ...],
+) -> StaticCase:
+    """One kernel on bf16 planes, with the pointers of ``absent`` None."""
+    halves = {"rows_ptr", "weights_ptr", "cuts_ptr", "cut_ptr", "grad_ptr"}
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in constexprs or argument in absent or argument == "BLOCK_M":
+            continue
+        if argument == "table_ptr":
+            signature[argument] = "*i64"
+        elif argument.endswith("_ptr"):
+            signature[argument] = "*bf16" if argument in halves else "*fp32"
+        else:
+            signature[argument] = "fp32" if argument in {"radius", "rgb_padding"} else "i32"
+    constants = {**constexprs, **dict.fromkeys(absent), "BLOCK_M": tile[0]}
+    return StaticCase(name, kernel, signature, constants, num_warps=tile[1], targets=targets)
+
+
+OPERATORS = {
+    "triplane_sample": triplane_sample,
+    "multires_lookup": multires_lookup,
+    "composite": composite,
+    "render": render,
+}

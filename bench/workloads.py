@@ -1,0 +1,145 @@
+"""The two workloads that every figure names: A (Real3D, TripoSR) and B (G3DR).
+
+Both are 8 objects seen once each by 128 x 128 rays. Planes and decoder are random (seeded, made on
+the CPU, so every device gets the same numbers) but vary on the scale of an object, so that a parity
+check on them sees errors; cameras stand around the object at the papers' distances.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from fastrecon_kernels import Decoder, RenderSettings, build_pyramid
+from torch import Tensor, nn
+
+from fastrecon.cameras import camera_rays, orbit_c2w
+
+VIEWS = 8
+COARSE_SIDE = 12
+"""Independent random texels along a plane; the others are interpolated."""
+
+
+@dataclass
+class Inputs:
+    """What a renderer is called with."""
+
+    planes: Tensor  # (B, 3, C, H, W)
+    levels: tuple[Tensor, ...]  # the planes and their pyramid
+    mlp: nn.Sequential
+    rays_o: Tensor  # (B, N, 3)
+    rays_d: Tensor  # (B, N, 3)
+    settings: RenderSettings
+
+    @property
+    def decoder(self) -> Decoder:
+        """The MLP's own tensors."""
+        return Decoder.from_mlp(self.mlp)
+
+    @property
+    def n_samples(self) -> int:
+        """Field evaluations of one forward pass, rays that miss included."""
+        per_ray = self.settings.n_samples + self.settings.n_importance
+        return math.prod(self.rays_o.shape[:-1]) * per_ray
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of one workload; `inputs` builds it."""
+
+    name: str
+    settings: RenderSettings
+    plane_side: int
+    channels: int
+    n_levels: int
+    hidden: tuple[int, ...]
+    activation: type[nn.Module]
+    distance: float
+    fov_deg: float
+    image_side: int = 128
+
+    def make_mlp(self) -> nn.Sequential:
+        """A random decoder, every layer standardised over normal features, the last to deviation 2.
+
+        Left as initialised, nine layers give nearly the same output for every input.
+        """
+        reads = self.channels * (3 if self.settings.reduction == "concat" else 1)
+        layers: list[nn.Module] = []
+        x = torch.randn(4096, reads)
+        for width_in, width_out in itertools.pairwise([reads, *self.hidden, 4]):
+            linear = nn.Linear(width_in, width_out)
+            with torch.no_grad():
+                x = linear(x)
+                scale = (1 if len(layers) < 2 * len(self.hidden) else 2) / x.std(0)
+                shift = linear.bias - x.mean(0)
+                linear.weight.mul_(scale[:, None])
+                linear.bias.copy_(shift * scale)
+                layers += [linear, self.activation()]
+                x = layers[-1]((x - x.mean(0)) * scale)
+        return nn.Sequential(*layers[:-1])
+
+    def inputs(
+        self,
+        views: int = VIEWS,
+        device: torch.device | str = "cpu",
+        *,
+        image_side: int | None = None,
+        requires_grad: bool = False,
+        seed: int = 0,
+    ) -> Inputs:
+        """Inputs of ``views`` objects, one view each.
+
+        Args:
+            views: B.
+            image_side: side of the square picture whose rays are cast; the workload's own is 128.
+            requires_grad: of planes and decoder.
+            seed: of planes and decoder.
+        """
+        side = self.image_side if image_side is None else image_side
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            coarse = torch.randn(views * 3, self.channels, COARSE_SIDE, COARSE_SIDE)
+            mlp = self.make_mlp()
+        size = (self.plane_side, self.plane_side)
+        planes = F.interpolate(coarse, size=size, mode="bicubic").unflatten(0, (views, 3))
+        planes = planes.to(device).requires_grad_(requires_grad)
+        mlp = mlp.to(device).requires_grad_(requires_grad)
+        azimuth = torch.arange(views) * (2 * math.pi / VIEWS)
+        c2w = orbit_c2w(azimuth, math.radians(20.0), self.distance)
+        rays_o, rays_d = camera_rays(c2w, side, side, self.fov_deg)
+        return Inputs(
+            planes,
+            build_pyramid(planes, self.n_levels),
+            mlp,
+            rays_o.flatten(1, 2).contiguous().to(device),
+            rays_d.flatten(1, 2).contiguous().to(device),
+            self.settings,
+        )
+
+
+A = Workload(
+    name="A",
+    settings=RenderSettings.triposr(),
+    plane_side=64,
+    channels=40,
+    n_levels=1,
+    hidden=(64,) * 9,
+    activation=nn.SiLU,
+    distance=1.9,
+    fov_deg=40.0,
+)
+B = Workload(
+    name="B",
+    settings=RenderSettings.g3dr(),
+    plane_side=128,
+    channels=64,
+    n_levels=3,
+    hidden=(64,),
+    activation=nn.Softplus,
+    distance=5.0,
+    fov_deg=18.0,
+)
+WORKLOADS = {"A": A, "B": B}

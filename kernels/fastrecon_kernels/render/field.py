@@ -1,0 +1,164 @@
+"""The field as the Triton path uses it: values at samples, gradients summed over chunks.
+
+A field is made from a call's tensors, once for the forward pass and again for the backward pass.
+`FusedField` runs the whole decoder in kernels; `layered.py` has the one for wider decoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..common.backend import interpreting
+from ..common.texels import pack_texels, unpack_gradient
+from ..settings import RenderSettings
+from ..types import Decoder
+from .launch import FieldInputs, Records, Samples, Sums, differentiate, evaluate
+from .pack import pack_decoder, unpack_gradients
+from .scatter import scatter_features
+from .tuning import BACKWARD_PROGRAMS, groups, n_programs, tuning_of
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """How a field computes, and which gradients its backward pass sums."""
+
+    settings: RenderSettings
+    precision: str  # "bf16" | "tf32" | "fp32"
+    deterministic: bool
+    planes: bool = False
+    decoder: bool = False
+    positions: bool = False
+
+
+class FieldGradients:
+    """Gradients in the shape and dtype of the tensors they belong to; None if not asked for."""
+
+    def __init__(
+        self,
+        levels: Sequence[Tensor | None],
+        weights: Sequence[Tensor | None],
+        biases: Sequence[Tensor | None],
+    ) -> None:
+        self.levels, self.weights, self.biases = levels, weights, biases
+
+
+class Field(Protocol):
+    """What the chunk loop needs."""
+
+    one_object: bool
+    """Whether a chunk of samples must not reach from one object into the next."""
+
+    def sample_bytes(self, backward: bool) -> int:
+        """Bytes of buffers per sample in flight."""
+        ...
+
+    def records(self, samples: Samples, *, cuts: bool = False) -> Records:
+        """Raw density and colour; with ``cuts`` also what `backward` needs."""
+        ...
+
+    def backward(
+        self, samples: Samples, records: Records, d_raw: Tensor, d_rgb: Tensor
+    ) -> Tensor | None:
+        """Add up gradients; returns those of the positions (M, 3), in scene units, if needed."""
+        ...
+
+    def gradients(self) -> FieldGradients:
+        """The sums over all calls of `backward`."""
+        ...
+
+
+class FusedField:
+    """The kernels of `launch.py` on packed tensors."""
+
+    one_object = False
+
+    def __init__(
+        self,
+        plan: FieldPlan,
+        levels: tuple[Tensor, ...],
+        decoder: Decoder,
+        occupancy: Tensor | None,
+    ) -> None:
+        self.plan, self.levels, self.decoder = plan, levels, decoder
+        half = plan.precision == "bf16"
+        # The interpreter gets bf16 products wrong; it multiplies in fp32.
+        product = torch.bfloat16 if half and not interpreting() else torch.float32
+        texels = pack_texels(levels, torch.bfloat16 if half else levels[0].dtype)
+        packed = pack_decoder(decoder, levels[0].shape[2], product)
+        self.inputs = FieldInputs(texels, packed, occupancy)
+        device = levels[0].device
+
+        def zeros(wanted: bool, *size: int) -> Tensor | None:
+            return torch.zeros(size, dtype=torch.float32, device=device) if wanted else None
+
+        programs = n_programs(device, BACKWARD_PROGRAMS)
+        self.sums = Sums(
+            zeros(plan.decoder, programs, packed.shape.n_weights),
+            zeros(plan.decoder, programs, packed.shape.n_biases),
+            zeros(plan.planes, *texels.rows.shape),
+        )
+
+    def sample_bytes(self, backward: bool) -> int:
+        shape = self.inputs.decoder.shape
+        tuning = tuning_of(self.levels[0].device, self.plan.precision)
+        record = 4 * shape.widths[-1]
+        if not backward:
+            return record
+        cut = shape.width * self.inputs.decoder.weights.element_size()
+        total = 2 * record + (len(groups(shape, tuning)) + 1) * cut + 12 * (shape.blocks + 1)
+        if self.plan.deterministic:  # features' gradients, and a plane's weighted copy of them
+            total += 4 * (shape.blocks + 1) * shape.channels
+        return total
+
+    def records(self, samples: Samples, *, cuts: bool = False) -> Records:
+        return evaluate(samples, self.inputs, self.plan.settings, self.plan.precision, cuts=cuts)
+
+    def backward(
+        self, samples: Samples, records: Records, d_raw: Tensor, d_rgb: Tensor
+    ) -> Tensor | None:
+        d_points, d_features = differentiate(
+            samples,
+            records,
+            d_raw,
+            d_rgb,
+            self.inputs,
+            self.plan.settings,
+            self.plan.precision,
+            self.sums,
+            need_points=self.plan.positions,
+            keep_features=self.plan.planes and self.plan.deterministic,
+        )
+        if d_features is not None:
+            assert self.sums.rows is not None
+            scatter_features(
+                self.sums.rows,
+                d_features,
+                samples.positions() / self.plan.settings.radius,
+                samples.objects(),
+                self.plan.settings.axes,
+                self.levels,
+            )
+        return d_points
+
+    def gradients(self) -> FieldGradients:
+        n_layers = len(self.decoder.weights)
+        d_levels: Sequence[Tensor | None] = [None] * len(self.levels)
+        if self.sums.rows is not None:
+            d_levels = unpack_gradient(self.sums.rows, self.levels)
+        d_weights: list[Tensor | None] = [None] * n_layers
+        d_biases: list[Tensor | None] = [None] * n_layers
+        if self.sums.weights is not None and self.sums.biases is not None:
+            weights, biases = unpack_gradients(
+                self.sums.weights.sum(0), self.sums.biases.sum(0), self.inputs.decoder.shape
+            )
+            for i, (weight, bias) in enumerate(
+                zip(self.decoder.weights, self.decoder.biases, strict=True)
+            ):
+                d_weights[i] = weights[i].to(weight.dtype)
+                d_biases[i] = None if bias is None else biases[i].to(bias.dtype)
+        return FieldGradients(d_levels, d_weights, d_biases)

@@ -1,0 +1,248 @@
+"""Launching the field kernels on flat samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..common.texels import Texels
+from ..settings import RenderSettings
+from .kernel import field_kernel
+from .kernel_backward import first_backward_kernel, group_backward_kernel
+from .pack import PackedDecoder
+from .tuning import (
+    BACKWARD_PROGRAMS,
+    FORWARD_PROGRAMS,
+    field_constexprs,
+    first_constexprs,
+    group_constexprs,
+    groups,
+    n_programs,
+    tile_options,
+    tuning_of,
+)
+
+
+class Samples(NamedTuple):
+    """Samples of some of the rays, or points (``ts`` None: one sample at each origin)."""
+
+    rays_o: Tensor  # (N, 3) fp32
+    rays_d: Tensor | None  # (N, 3) fp32
+    ts: Tensor | None  # (N, S) fp32
+    first_ray: int  # flat index of the first of them
+    rays_per_object: int
+
+    @property
+    def per_ray(self) -> int:
+        return 1 if self.ts is None else self.ts.shape[1]
+
+    @property
+    def count(self) -> int:
+        return self.rays_o.shape[0] * self.per_ray
+
+    def positions(self) -> Tensor:
+        """(M, 3) in scene units."""
+        if self.ts is None or self.rays_d is None:
+            return self.rays_o
+        return (self.rays_o[:, None] + self.ts[..., None] * self.rays_d[:, None]).flatten(0, 1)
+
+    def objects(self) -> Tensor:
+        """(M,) int64 object of each sample."""
+        first, count = self.first_ray, self.rays_o.shape[0]
+        rays = torch.arange(first, first + count, device=self.rays_o.device)
+        return (rays // self.rays_per_object).repeat_interleave(self.per_ray)
+
+
+class Records(NamedTuple):
+    """What the field gives at samples (M = N * S, flat)."""
+
+    raw: Tensor  # (M,) fp32, -inf where empty
+    rgb: Tensor  # (M, K) fp32
+    cuts: Tensor | None  # (n_cuts, M, WIDTH) in the type of the matrix products
+
+
+class Sums(NamedTuple):
+    """Gradients that are added up over chunks of samples; None where nobody asks."""
+
+    weights: Tensor | None  # (programs, n_weights) fp32
+    biases: Tensor | None  # (programs, n_biases) fp32
+    rows: Tensor | None  # (T, C) fp32
+
+
+class FieldInputs(NamedTuple):
+    """The field's tensors, ready for the kernels."""
+
+    texels: Texels
+    decoder: PackedDecoder
+    occupancy: Tensor | None  # (B, R, R, R) bool
+
+
+def evaluate(
+    samples: Samples, inputs: FieldInputs, settings: RenderSettings, precision: str, *, cuts: bool
+) -> Records:
+    """Raw density and colour of every sample; with ``cuts`` also what the backward pass needs."""
+    decoder, shape = inputs.decoder, inputs.decoder.shape
+    device, count = samples.rays_o.device, samples.count
+    tuning = tuning_of(device, precision)
+    raw = torch.empty(count, dtype=torch.float32, device=device)
+    rgb = torch.empty(count, shape.widths[-1] - 1, dtype=torch.float32, device=device)
+    kept = None
+    if cuts and shape.n_layers > 1:
+        size = (len(groups(shape, tuning)), count, shape.width)
+        kept = torch.empty(size, dtype=decoder.weights.dtype, device=device)
+    records = Records(raw, rgb, kept)
+    if not count:
+        return records
+    tile = tile_options(tuning.field)
+    occupancy = inputs.occupancy
+    with torch.cuda.device_of(raw):
+        field_kernel[
+            (min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, FORWARD_PROGRAMS)),)
+        ](
+            samples.rays_o,
+            samples.rays_d,
+            samples.ts,
+            inputs.texels.rows,
+            inputs.texels.table,
+            None if occupancy is None else occupancy.view(torch.uint8),
+            decoder.weights,
+            decoder.biases,
+            raw,
+            rgb,
+            kept,
+            count,
+            samples.per_ray,
+            samples.first_ray,
+            samples.rays_per_object,
+            0 if occupancy is None else occupancy.shape[1],
+            float(settings.radius),
+            float(settings.rgb_padding),
+            **field_constexprs(
+                shape,
+                settings,
+                decoder.activation,
+                precision,
+                tuning,
+                n_levels=inputs.texels.table.shape[0],
+                grid=occupancy is not None,
+                along_rays=samples.ts is not None,
+                cuts=kept is not None,
+            ),
+            **tile,
+        )
+    return records
+
+
+def differentiate(
+    samples: Samples,
+    records: Records,
+    d_raw: Tensor,
+    d_rgb: Tensor,
+    inputs: FieldInputs,
+    settings: RenderSettings,
+    precision: str,
+    sums: Sums,
+    *,
+    need_points: bool,
+    keep_features: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Backward of `evaluate`; adds to ``sums``.
+
+    Returns:
+        d_points (M, 3), if needed, and d_features (M, BLOCKS * C), if ``keep_features`` (then
+        ``sums.rows`` is left alone).
+    """
+    decoder, shape = inputs.decoder, inputs.decoder.shape
+    device, count = d_raw.device, samples.count
+    tuning = tuning_of(device, precision)
+    if not count:
+        return None, None
+    weight_grad = sums.weights is not None
+    d_weights = decoder.weights if sums.weights is None else sums.weights
+    d_biases = decoder.biases if sums.biases is None else sums.biases
+    strides = (shape.n_weights, shape.n_biases)
+    grad = None
+    if records.cuts is not None:
+        grad = torch.empty_like(records.cuts[0])
+        tile = tile_options(tuning.group)
+        grid = (min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, BACKWARD_PROGRAMS)),)
+        for cut, group in reversed(list(enumerate(groups(shape, tuning)))):
+            offset, bias_offset = shape.weight_offset(group[0] + 1), (group[0] + 1) * shape.width
+            with torch.cuda.device_of(d_raw):
+                group_backward_kernel[grid](
+                    records.cuts[cut],
+                    grad,
+                    records.raw,
+                    records.rgb,
+                    d_raw,
+                    d_rgb,
+                    decoder.weights[offset:],
+                    decoder.biases[bias_offset:],
+                    d_weights.view(-1)[offset:],
+                    d_biases.view(-1)[bias_offset:],
+                    *strides,
+                    count,
+                    float(settings.rgb_padding),
+                    **group_constexprs(
+                        shape,
+                        group,
+                        decoder.activation,
+                        precision,
+                        tuning,
+                        weight_grad=weight_grad,
+                    ),
+                    **tile,
+                )
+    scatter = sums.rows is not None and not keep_features
+    if not (weight_grad or need_points or scatter or keep_features):
+        return None, None
+
+    def buffer(wanted: bool, *size: int) -> Tensor | None:
+        return torch.empty(size, dtype=torch.float32, device=device) if wanted else None
+
+    d_points = buffer(need_points, shape.blocks, count, 3)
+    d_features = buffer(keep_features, count, shape.blocks * shape.channels)
+    tile = tile_options(tuning.first)
+    programs = min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, BACKWARD_PROGRAMS))
+    with torch.cuda.device_of(d_raw):
+        first_backward_kernel[(programs, shape.blocks)](
+            samples.rays_o,
+            samples.rays_d,
+            samples.ts,
+            inputs.texels.rows,
+            inputs.texels.table,
+            decoder.weights,
+            grad,
+            records.raw,
+            records.rgb,
+            d_raw,
+            d_rgb,
+            sums.rows,
+            d_features,
+            d_points,
+            d_weights,
+            d_biases,
+            *strides,
+            count,
+            samples.per_ray,
+            samples.first_ray,
+            samples.rays_per_object,
+            float(settings.radius),
+            float(settings.rgb_padding),
+            **first_constexprs(
+                shape,
+                settings,
+                precision,
+                n_levels=inputs.texels.table.shape[0],
+                along_rays=samples.ts is not None,
+                weight_grad=weight_grad,
+                scatter=scatter,
+                keep_features=keep_features,
+                point_grad=need_points,
+            ),
+            **tile,
+        )
+    return None if d_points is None else d_points.sum(0), d_features

@@ -1,0 +1,191 @@
+"""How the field kernels are compiled and launched: tiles, layer groups, compile-time arguments.
+
+`launch.py` and the static report (`bench/static_cases.py`) both read these, so that what is
+reported is what runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+from ..common.backend import interpreting
+from ..common.device import pack_axes
+from ..settings import RenderSettings
+from .pack import DecoderShape
+
+
+class Tuning(NamedTuple):
+    """Launch choices; the pairs are samples per tile and warps of each kernel."""
+
+    field: tuple[int, int]
+    group: tuple[int, int]
+    first: tuple[int, int]
+    kept_bytes: int = 0  # largest packed decoder that stays loaded over a program's tiles
+    pair_layers: bool = True  # two layers of up to 64 x 64 per backward group, else one
+
+
+TUNING = {
+    "hopper": Tuning((128, 8), (64, 8), (64, 8), kept_bytes=112 << 10),
+    "nvidia": Tuning((64, 8), (32, 8), (32, 8), kept_bytes=16 << 10),
+    "amd": Tuning((64, 8), (32, 4), (32, 4)),
+    "fp32": Tuning((32, 8), (32, 8), (32, 8), pair_layers=False),
+    "interpreter": Tuning((32, 1), (32, 1), (32, 1), kept_bytes=112 << 10),
+}
+"""bf16 products by GPU, and tf32 or fp32 products anywhere: the largest tiles that do not spill on
+workloads A and B (bench.static). Hopper multiplies by weights that lie in shared memory, of which
+two programs share a processor's; elsewhere kept weights fill the registers."""
+FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 2, 1
+"""Programs per processor. The backward kernels fill the registers with one, and every program has
+its own sums of weight gradients (bytes: programs x parameters x 4)."""
+INTERPRETED_PROGRAMS = 2
+
+
+@functools.cache
+def n_programs(device: torch.device, per_processor: int) -> int:
+    """Programs of a launch: enough to fill the device, no more, so that weights load once each."""
+    if interpreting():
+        return INTERPRETED_PROGRAMS
+    return per_processor * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def tuning_of(device: torch.device, precision: str) -> Tuning:
+    """The row of `TUNING` for a call."""
+    if interpreting():
+        return TUNING["interpreter"]
+    if precision != "bf16":
+        return TUNING["fp32"]
+    if torch.version.hip is not None:
+        return TUNING["amd"]
+    datacentre = torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return TUNING["hopper" if datacentre else "nvidia"]
+
+
+def tile_options(tile: tuple[int, int]) -> dict[str, Any]:
+    """Tile size and launch options."""
+    return {"BLOCK_M": tile[0], "num_warps": tile[1], "num_stages": 1}
+
+
+def keeps_weights(shape: DecoderShape, precision: str, tuning: Tuning) -> bool:
+    """Whether `field_kernel` loads the weights once per program instead of once per tile."""
+    itemsize = 2 if precision == "bf16" else 4
+    return shape.n_weights * itemsize <= tuning.kept_bytes
+
+
+def cut_every(shape: DecoderShape, tuning: Tuning) -> int:
+    """Layers per backward group: sums of more weights would not fit the registers."""
+    return 2 if tuning.pair_layers and shape.width <= 64 else 1
+
+
+def groups(shape: DecoderShape, tuning: Tuning) -> list[tuple[int, int]]:
+    """Hidden layers [start, end), counted from 0, between neighbouring cuts.
+
+    Layers are counted without the first; the last group also has the last layer, and perhaps no
+    other. Empty for a decoder of one layer.
+    """
+    if shape.n_layers == 1:
+        return []
+    step = cut_every(shape, tuning)
+    starts = range(0, shape.n_hidden + 1, step)
+    return [(start, min(start + step, shape.n_hidden)) for start in starts]
+
+
+def shared_constexprs(shape: DecoderShape, precision: str) -> dict[str, Any]:
+    """Compile-time arguments of all three kernels."""
+    return {
+        "WIDTH": shape.width,
+        "N_OUT": shape.widths[-1],
+        "PRECISION": "ieee" if precision == "fp32" else "tf32",
+    }
+
+
+def lookup_constexprs(
+    shape: DecoderShape, settings: RenderSettings, n_levels: int
+) -> dict[str, Any]:
+    """Compile-time arguments of the kernels that read planes."""
+    return {
+        "C": shape.channels,
+        "N_LEVELS": n_levels,
+        "AXES": pack_axes(settings.axes),
+        "BLOCKS": shape.blocks,
+        "N_PLANES": 3 // shape.blocks,
+        "BLOCK_C": shape.block_c,
+        "MEAN": settings.reduction == "mean",
+    }
+
+
+def field_constexprs(
+    shape: DecoderShape,
+    settings: RenderSettings,
+    activation: str,
+    precision: str,
+    tuning: Tuning,
+    *,
+    n_levels: int,
+    grid: bool,
+    along_rays: bool,
+    cuts: bool,
+) -> dict[str, Any]:
+    """Compile-time arguments of `field_kernel` but for the tile."""
+    return {
+        **shared_constexprs(shape, precision),
+        **lookup_constexprs(shape, settings, n_levels),
+        "N_HIDDEN": shape.n_hidden,
+        "ONE_LAYER": shape.n_layers == 1,
+        "OUT": shape.out,
+        "ACTIVATION": activation,
+        "DROP_OUTSIDE": settings.outside == "empty",
+        "GRID": grid,
+        "ALONG_RAYS": along_rays,
+        "CUT_EVERY": cut_every(shape, tuning) if cuts else 0,
+        "HOIST": keeps_weights(shape, precision, tuning),
+    }
+
+
+def group_constexprs(
+    shape: DecoderShape,
+    group: tuple[int, int],
+    activation: str,
+    precision: str,
+    tuning: Tuning,
+    *,
+    weight_grad: bool,
+) -> dict[str, Any]:
+    """Compile-time arguments of `group_backward_kernel` but for the tile."""
+    start, end = group
+    return {
+        **shared_constexprs(shape, precision),
+        "N_SQUARE": end - start,
+        "LAST": end - start < cut_every(shape, tuning),
+        "OUT": shape.out,
+        "ACTIVATION": activation,
+        "WEIGHT_GRAD": weight_grad,
+    }
+
+
+def first_constexprs(
+    shape: DecoderShape,
+    settings: RenderSettings,
+    precision: str,
+    *,
+    n_levels: int,
+    along_rays: bool,
+    weight_grad: bool,
+    scatter: bool,
+    keep_features: bool,
+    point_grad: bool,
+) -> dict[str, Any]:
+    """Compile-time arguments of `first_backward_kernel` but for the tile."""
+    return {
+        **shared_constexprs(shape, precision),
+        **lookup_constexprs(shape, settings, n_levels),
+        "ONE_LAYER": shape.n_layers == 1,
+        "ALONG_RAYS": along_rays,
+        "WEIGHT_GRAD": weight_grad,
+        "SCATTER": scatter,
+        "KEEP_FEATURES": keep_features,
+        "POINT_GRAD": point_grad,
+    }
