@@ -79,6 +79,8 @@ class DataConfig:
     max_parts: int = 4
     supersample: int = 2
     """Rays per pixel side in the input picture (anti-aliasing)."""
+    jitter: bool = True
+    """Jitter the samples along training rays, so that densities hold between them too."""
 
 
 @dataclass(frozen=True)

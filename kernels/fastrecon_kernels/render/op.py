@@ -17,7 +17,7 @@ from ..common.checks import (
     compute_dtype,
     feature_width,
 )
-from ..composite.reference import activate_density
+from ..composite import activate_density
 from ..settings import RenderSettings, check_choice
 from ..types import Decoder, RaySamples, Rendering
 from .cpu import make_cpu_field

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..common.random import seed_tensor
-from ..composite.kernel import composite_backward, composite_forward
+from ..composite import composite_backward, composite_forward
 from ..settings import RenderSettings
 from ..types import Decoder, RaySamples, Rendering
 from .field import Field, FieldPlan, FusedField
