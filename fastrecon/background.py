@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from skimage.measure import label
+from skimage.morphology import dilation, disk
 
 from .errors import ImageError
 
@@ -24,6 +25,8 @@ PLAIN = 0.08
 """A border is plain if nine tenths of it lie within this of the median, largest channel."""
 EDGE = 0.10
 """Colour distance over which the matte goes from clear to opaque."""
+SOFT_EDGE = 3
+"""Pixels around the object within which the matte may be half transparent."""
 OBJECT_SHARE = (0.001, 0.98)
 """A matte that keeps less or more of the picture than this is no cut-out."""
 
@@ -62,7 +65,7 @@ def cut_plain(rgb: Pixels) -> Pixels | None:
     clear = max(0.02, 1.5 * spread)
     matte = ((distance - clear) / EDGE).clip(0, 1)
     # Only what hangs together with the border is background; holes in the object stay opaque.
-    labels, _ = ndimage.label(matte < 1)
+    labels = _islands(matte < 1)
     outside = np.isin(labels, np.unique(labels[border & (matte < 1)]))
     alpha = np.where(outside, matte, 1).astype(np.float32)
     alpha = _drop_specks(alpha)
@@ -72,17 +75,19 @@ def cut_plain(rgb: Pixels) -> Pixels | None:
     return np.concatenate([colour, alpha[..., None]], -1).astype(np.float32)
 
 
+def _islands(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Connected (by edges) regions of the mask, numbered from 1; 0 elsewhere."""
+    return label(mask, connectivity=1)  # type: ignore[return-value]
+
+
 def _drop_specks(alpha: Pixels) -> Pixels:
-    """Clear islands smaller than a hundredth of the largest: noise and dust."""
-    labels, n = ndimage.label(alpha > 0.5)
-    if n < 2:
-        return alpha
-    sizes = ndimage.sum_labels(np.ones_like(alpha), labels, np.arange(1, n + 1))
-    specks = np.flatnonzero(sizes < sizes.max() / 100) + 1
-    near = ndimage.grey_dilation(np.where(np.isin(labels, specks), labels, 0), size=3) > 0
-    return np.where(
-        near & ~np.isin(labels, np.flatnonzero(sizes >= sizes.max() / 100) + 1), 0, alpha
-    )
+    """Keep what touches an island of at least a hundredth of the largest: no noise, no dust."""
+    labels = _islands(alpha > 0.5)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    islands = np.isin(labels, np.flatnonzero(sizes >= max(1, sizes.max() / 100)))
+    near = dilation(islands, disk(SOFT_EDGE))
+    return np.where(near, alpha, 0).astype(np.float32)
 
 
 def _cut_salient(rgb: Pixels, name: str) -> Pixels:
@@ -96,4 +101,4 @@ def _cut_salient(rgb: Pixels, name: str) -> Pixels:
             'pip install "fastrecon[background]"'
         ) from error
     cut = remove((rgb * 255).round().astype(np.uint8))
-    return np.asarray(cut, dtype=np.float32) / 255
+    return (np.asarray(cut) / 255).astype(np.float32)

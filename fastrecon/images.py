@@ -81,7 +81,7 @@ def _to_rgba(image: Image.Image) -> Pixels:
     rgba = upright.convert("RGBA")
     if max(rgba.size) > LONGEST_SIDE:
         rgba = _premultiplied_reduce(rgba)
-    return np.asarray(rgba, dtype=np.float32) / 255
+    return (np.asarray(rgba) / np.float32(255)).astype(np.float32)
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
@@ -98,8 +98,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 def _premultiplied_reduce(image: Image.Image) -> Image.Image:
     """Reduce without letting the colour of transparent pixels bleed into the edges."""
     scale = LONGEST_SIDE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.convert("RGBa").resize(size, Image.Resampling.BOX).convert("RGBA")
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGBa").resize((width, height), Image.Resampling.BOX).convert("RGBA")
 
 
 def isolate(rgba: Pixels, name: str = "the picture") -> Pixels:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastrecon_kernels import RenderSettings
 
 from fastrecon.config import BackboneConfig, DecoderConfig, EncoderConfig, LRMConfig
 
 
-def micro_config(**overrides: object) -> LRMConfig:
+def micro_config(**overrides: Any) -> LRMConfig:
     """A model of some ten thousand parameters that renders in milliseconds."""
-    fields: dict = {
+    fields: dict[str, Any] = {
         "encoder": EncoderConfig(
             image_size=16, patch_size=8, dim=32, depth=1, heads=2, mlp_dim=32, position_grid=2
         ),

@@ -47,9 +47,12 @@ def test_writes_everything_and_says_where(
     names = {path.name for path in (out / "cup").iterdir()}
     pictures = {"turntable.gif", "depth.png", "normal.png", "input.png", "contact_sheet.png"}
     assert names == pictures | {f"mesh.{kind}"}
-    assert len(trimesh.load(out / "cup" / f"mesh.{kind}", force="mesh").vertices) > 3
+    mesh = trimesh.load(out / "cup" / f"mesh.{kind}", force="mesh")
+    assert isinstance(mesh, trimesh.Trimesh)
+    assert len(mesh.vertices) > 3
     gif = Image.open(out / "cup" / "turntable.gif")
-    assert (gif.n_frames, gif.size) == (3, (16, 16))
+    assert getattr(gif, "n_frames", 1) == 3
+    assert gif.size == (16, 16)
     said = capsys.readouterr().out
     assert str(out / "cup") in said
     assert f"mesh.{kind}" in said

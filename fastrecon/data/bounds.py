@@ -94,7 +94,7 @@ def _image_axes(c2w: Array) -> Array:
 
 
 def unit_sphere(bodies: Bodies) -> tuple[Array, Array]:
-    """Scale (B,) and shift (B, 3) that centre each object's box and let it reach the unit sphere."""
+    """Scale (B,) and shift (B, 3) that centre an object's box and let it touch the unit sphere."""
     low, high = bodies.box()
     middle = 0.5 * (low + high)
     scale = 1.0 / bodies.moved(np.ones(len(middle)), -middle).reach()

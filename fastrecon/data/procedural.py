@@ -225,7 +225,8 @@ def _materials(roles: _Roles, draws: _Draws, sizes: Array) -> tuple[Array, Array
     # From greys and whites to strong colours, as things are.
     hsv = np.stack([hue, draws.take(2, 0.0, 0.9), draws.take(2, 0.3, 1.0)], axis=-1)
     colours = hsv_to_rgb(hsv)
-    return patterns, *(roles.copy_partner(x) for x in (rows, phases, colours))
+    rows, phases, colours = (roles.copy_partner(x) for x in (rows, phases, colours))
+    return patterns, rows, phases, colours
 
 
 def _light(draws: _Draws) -> tuple[Array, Array]:

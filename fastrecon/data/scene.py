@@ -73,11 +73,13 @@ class Scene:
         ambient, lights = self.ambient.tolist(), lights.tolist()
         return [
             [
-                Part(
-                    Frame(*(rows[b][k] for rows in frames)),
-                    *(rows[b][k] for rows in surfaces),
-                    ambient[b],
-                    [light for light in lights[b][k] if any(light)],
+                Part._make(
+                    [
+                        Frame._make(rows[b][k] for rows in frames),
+                        *(rows[b][k] for rows in surfaces),
+                        ambient[b],
+                        [light for light in lights[b][k] if any(light)],
+                    ]
                 )
                 for k in range(n)
             ]

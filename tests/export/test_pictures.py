@@ -48,7 +48,8 @@ def test_png_and_gif_can_be_read_back() -> None:
     blue = to_picture(torch.tensor([0, 0, 2.0]).expand(8, 8, 3))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_bytes(red)))), red)
     gif = Image.open(io.BytesIO(gif_bytes([red, blue], seconds=1.0)))
-    assert (gif.n_frames, gif.info["duration"], gif.info["loop"]) == (2, 500, 0)
+    assert getattr(gif, "n_frames", 1) == 2
+    assert (gif.info["duration"], gif.info["loop"]) == (500, 0)
     gif.seek(1)
     np.testing.assert_allclose(np.asarray(gif.convert("RGB")), blue, atol=8)
     with pytest.raises(ValueError, match="at least one frame"):
