@@ -90,9 +90,9 @@ def composite_cases(
     name: str, settings: RenderSettings, n_samples: int, n_colours: int, given: set[str]
 ) -> list[StaticCase]:
     """Both kernels with those of their optional arguments that are ``given``."""
-    from fastrecon_kernels.composite import kernel
+    from fastrecon_kernels.composite import kernel, launch
 
-    constexprs = kernel.kernel_constexprs(settings, n_samples, n_colours)
+    constexprs = launch.kernel_constexprs(settings, n_samples, n_colours)
     if "weights" in given:
         given = given | {"weights_ptr", "out_ts_ptr", "out_deltas_ptr", "d_weights_ptr"}
     optional = {"deltas_ptr", "chord_ptr", "prior_ptr", "weights_ptr", "out_ts_ptr"}

@@ -71,8 +71,10 @@ def _both(a: Interval, b: Interval) -> Interval:
 
 def _below(o: Number, d: Number, interval: Interval) -> Interval:
     """``interval`` cut to where o + t d <= 0."""
-    t = _inverse(d) * -o
-    leaving = np.asarray(d) > 0
+    inverse = _inverse(d)
+    t = inverse * -o
+    # The inverse's sign, which a parallel ray has too: it then leaves far away if it is inside.
+    leaving = inverse > 0
     near, far = interval
     np.minimum(far, t, out=far, where=leaving)
     np.maximum(near, t, out=near, where=~leaving)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fastrecon_kernels import Decoder, Rendering, RenderSettings
 from torch import Tensor, nn
 
+from fastrecon.assets import SHIPPED_MODEL
 from fastrecon.config import LRMConfig
 from fastrecon.renderer import TriplaneRenderer
 
@@ -109,12 +110,14 @@ class LRM(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] = SHIPPED_MODEL,
         *,
         device: torch.device | str = "cpu",
         revision: str | None = None,
     ) -> LRM:
         """A model in eval mode, with fp32 parameters, from a folder, a file or a hub id.
+
+        Without ``source``: the small model that comes with the package.
 
         Reads this package's own folders (``config.json`` + ``model.safetensors``), TripoSR's
         (``config.yaml`` + ``model.ckpt`` or ``model.safetensors``) and Real3D's

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fastrecon_kernels import DepthKernel, Rendering, RenderSettings, composite, depth_kernel
 from fastrecon_kernels.composite import composite_reference, half_way_deltas
-from fastrecon_kernels.composite.kernel import composite_backward, composite_forward
+from fastrecon_kernels.composite.launch import composite_backward, composite_forward
 from torch import Tensor
 
 ACTIVATIONS = ("exp", "trunc_exp", "softplus", "relu", "none")

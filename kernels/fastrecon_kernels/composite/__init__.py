@@ -18,7 +18,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The launchers import Triton, without which this package must import too.
     if name in ("composite_backward", "composite_forward"):
-        from . import kernel
+        from . import launch
 
-        return getattr(kernel, name)
+        return getattr(launch, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,7 +82,7 @@ class Composite(torch.autograd.Function):
         depth_prior: Tensor | None,
         per_sample: bool,
     ) -> tuple[Tensor, ...]:
-        from .kernel import composite_forward  # lazily: the package imports without Triton
+        from .launch import composite_forward  # lazily: the package imports without Triton
 
         out = composite_forward(raw, rgbs, ts, deltas, settings, depth_prior, per_sample)
         ctx.save_for_backward(raw, rgbs, ts, deltas, depth_prior, out.opacity, out.depth)
@@ -96,7 +96,7 @@ class Composite(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        from .kernel import composite_backward
+        from .launch import composite_backward
 
         raw, rgbs, ts, deltas, depth_prior, opacity, depth = ctx.saved_tensors
         d_rgb, d_opacity, d_depth, d_weights = (*grads, None)[:4]
