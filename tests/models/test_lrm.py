@@ -179,7 +179,7 @@ def test_encode_is_the_published_formulas(model: LRM) -> None:
 
 def plain_render(model: LRM, planes: Tensor, rays_o: Tensor, rays_d: Tensor) -> Tensor:
     """TripoSR's renderer for one object: chord-scaled bins in the shrunken cube, on white."""
-    n, radius = TINY.render.n_samples, TINY.render.radius
+    n, radius = model.config.render.n_samples, model.config.render.radius
     colours = []
     for o, d in zip(rays_o, rays_d, strict=True):
         a, b = (((-1) ** i * 0.999 * radius - o) / d for i in (0, 1))
