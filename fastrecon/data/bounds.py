@@ -79,7 +79,8 @@ class Bodies:
         """(B,) distance of each object's farthest point from the origin.
 
         Support points are followed outward from eight directions for every part; the distance
-        never decreases, so few steps suffice.
+        never decreases, so few steps suffice. They may end in a local maximum: of 2000 objects
+        0.5 % reach over 1 % farther, the worst 5 %.
         """
         points = np.broadcast_to(CORNERS, (*self.kinds.shape, 8, 3))
         for _ in range(steps):

@@ -197,7 +197,8 @@ class Cone:
     def normal(self, p: Vec3, shape: Number) -> Vec3:
         middle, slope = 0.5 * (1.0 + shape), 0.5 * (shape - 1.0)
         radius = np.sqrt(p[0] * p[0] + p[1] * p[1])
-        side = radius - (middle + slope * p[2]) >= np.abs(p[2]) - 1.0
+        # On the axis a side has no direction: an apex (shape 0) points along it, as a cap does.
+        side = (radius - (middle + slope * p[2]) >= np.abs(p[2]) - 1.0) & (radius > 0.0)
         return p[0] * side, p[1] * side, np.where(side, -slope * radius, p[2])
 
     def support(self, n: Array, shape: Array) -> Array:
