@@ -58,7 +58,7 @@ class LRM(nn.Module):
         """The decoder's own tensors, as ``fastrecon_kernels`` takes them."""
         return self.decoder.view
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Planes ``(B, 3, channels, P, P)`` of pictures ``(B, 3, H, W)``, square, in [0, 1].
 
         Pictures of another size than ``config.encoder.image_size`` are resized (bilinear,
@@ -68,6 +68,11 @@ class LRM(nn.Module):
             ValueError, TypeError: wrong shape or dtype; on a CPU also NaN or values out of [0, 1]
                 (on a GPU the check would wait for the device).
         """
+        if cameras is not None:
+            raise ValueError(
+                "this model knows its input camera (config.camera_distance, config.fov_deg) and "
+                "takes no cameras; leave cameras=None"
+            )
         check_images(images)
         size = self.config.encoder.image_size
         if images.shape[-1] != size:

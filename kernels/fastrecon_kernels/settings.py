@@ -123,6 +123,9 @@ class RenderSettings:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+        for name in ("density_shift", "rgb_padding"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         for name in ("n_samples", "n_importance"):
             if not isinstance(getattr(self, name), Integral):
                 raise TypeError(f"{name} must be an int, got {getattr(self, name)!r}")

@@ -56,6 +56,8 @@ class Decoder:
             )
         width = None
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+                raise TypeError(f"decoder layer {i} must hold torch tensors (bias: or None)")
             if weight.ndim != 2 or (width is not None and weight.shape[1] != width):
                 expected = "(out, in)" if width is None else f"(out, {width})"
                 raise ValueError(
@@ -104,8 +106,11 @@ class Decoder:
                 raise ValueError(
                     f"activations must be SiLU, ReLU or Softplus, got {type(act).__name__}"
                 )
-            if isinstance(act, nn.Softplus) and act.beta != 1:
-                raise ValueError(f"softplus must have beta=1, got beta={act.beta}")
+            if isinstance(act, nn.Softplus) and (act.beta, act.threshold) != (1, 20):
+                raise ValueError(
+                    "softplus must have beta=1 and threshold=20, got "
+                    f"beta={act.beta}, threshold={act.threshold}"
+                )
         kinds = {names[type(act)] for act in acts} or {"silu"}
         if len(kinds) > 1:
             raise ValueError(f"all activations must be the same, got {', '.join(sorted(kinds))}")

@@ -170,3 +170,15 @@ def test_a_built_grid_changes_nothing_that_is_seen(backend: str) -> None:
     assert float(plain.opacity.max()) > 0.2
     for x, y in zip(flatten(found), flatten(plain), strict=True):
         torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 32])
+def test_no_texel_falls_between_the_probes(resolution: int) -> None:
+    planes = torch.zeros(1, 3, 1, 16, 16)
+    planes[0, 0, 0, 5, 9] = 1.0  # the xy plane: y = 5, x = 9, any z
+    decoder = Decoder([torch.tensor([[30.0, 0, 0], [0, 0, 0]])], [torch.tensor([-10.0, 0.0])])
+    settings = RenderSettings(density_activation="exp")
+    cells = build_occupancy(planes, decoder, settings, resolution=resolution, threshold=1.0)[0]
+    x, y = (int((texel + 0.5) / 16 * resolution) for texel in (9, 5))
+    assert cells[x, y].all()
+    assert not cells.all()

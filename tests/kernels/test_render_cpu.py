@@ -118,3 +118,34 @@ def test_bf16_products_stay_close() -> None:
     assert not torch.equal(half, exact)
     mse = (half - exact).square().mean()
     assert -10 * torch.log10(mse) > 45
+
+
+def test_rays_of_an_empty_object_have_gradients_of_zero() -> None:
+    levels, decoder, rays = scene(SETTINGS["sum"], 1)
+    nothing = torch.zeros(2, 3, 3, 3, dtype=torch.bool)
+    o, d = rays[..., :3], rays[..., 3:]
+    rendering = render_rays(
+        levels, Decoder.from_mlp(decoder), o, d, SETTINGS["sum"], occupancy=nothing
+    )
+    torch.testing.assert_close(rendering.rgb, torch.ones_like(rendering.rgb))
+    (gradient,) = torch.autograd.grad(rendering.rgb.sum(), rays)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (0, 5, 3)], ids=["no rays", "no objects"])
+@pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
+@pytest.mark.parametrize("name", ["triposr", "g3dr"])
+def test_nothing_can_be_rendered_and_differentiated(
+    name: str, backend: str, shape: tuple[int, int, int], device: torch.device
+) -> None:
+    levels, decoder, _ = scene(SETTINGS[name], 1)
+    planes = levels[0][: shape[0]].to(device)
+    rays = torch.zeros(shape, device=device, requires_grad=True)
+    network = Decoder.from_mlp(decoder.to(device))
+    rendering = render_rays(planes, network, rays, rays, SETTINGS[name], backend=backend)
+    assert rendering.rgb.shape == shape
+    sigmas, _ = query_points(planes, network, rays, SETTINGS[name], backend=backend)
+    assert sigmas.shape == shape[:2]
+    (rendering.rgb.sum() + sigmas.sum()).backward()
+    assert rays.grad is not None
+    assert rays.grad.shape == shape

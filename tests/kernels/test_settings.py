@@ -220,7 +220,7 @@ FOREIGN = [
     (nn.Sequential(), "from_mlp reads Linear, activation"),
     (
         nn.Sequential(nn.Linear(3, 4), nn.Softplus(beta=100), nn.Linear(4, 4)),
-        "softplus must have beta=1, got beta=100",
+        "softplus must have beta=1 and threshold=20, got beta=100",
     ),
     (
         nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4)),

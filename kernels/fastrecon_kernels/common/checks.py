@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..settings import Axes
+from ..settings import Axes, RenderSettings
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -21,6 +21,15 @@ def check_float(name: str, tensor: object) -> Tensor:
             f"{name} must be floating point, got {tensor.dtype}; convert it with {name}.float()"
         )
     return tensor
+
+
+def check_settings(settings: object) -> None:
+    """``settings`` must be RenderSettings."""
+    if not isinstance(settings, RenderSettings):
+        raise TypeError(
+            f"settings must be RenderSettings, got {type(settings).__name__}; "
+            "RenderSettings() has the defaults"
+        )
 
 
 def check_same_device(**tensors: Tensor | None) -> torch.device:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.checks import compute_dtype
+
 
 def depth_kernel(
     t: Tensor,
@@ -24,8 +26,10 @@ def depth_kernel(
         depth: known depths in the same unit, broadcastable to ``t``; NaN means unknown, k = 1.
 
     Returns:
-        The weights, in the shape of ``t - depth``; no gradient is meant to pass through them.
+        The weights, in the shape of ``t - depth``, fp32 at least; no gradient is meant to pass
+        through them.
     """
+    t, depth = t.to(compute_dtype(t)), depth.to(compute_dtype(depth))
     k = (s1 * torch.exp(-((t - depth) ** 2) / s2)).clamp(c_min, c_max)
     return torch.where(torch.isnan(depth), torch.ones_like(k), k)
 

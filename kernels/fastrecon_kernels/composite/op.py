@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..common.backend import use_triton
-from ..common.checks import check_float, check_same_device, compute_dtype
+from ..common.checks import check_float, check_same_device, check_settings, compute_dtype
 from ..settings import RenderSettings
 from ..types import RaySamples, Rendering
 from .reference import composite_reference
@@ -25,6 +25,7 @@ def check_composite(
     depth_prior: Tensor | None,
 ) -> torch.device:
     """Check the arguments of `composite`; returns their device."""
+    check_settings(settings)
     raw_sigmas, rgbs = check_float("raw_sigmas", raw_sigmas), check_float("rgbs", rgbs)
     ts = check_float("ts", ts)
     if raw_sigmas.ndim < 1:

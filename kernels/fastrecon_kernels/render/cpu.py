@@ -154,8 +154,9 @@ def _point_gradient(cells: Cells, grad: Tensor, sides: Sides, axes: Axes, rows: 
     fx, fy, one = cells.fx, cells.fy, torch.ones_like(cells.fx)
     slopes_x = torch.stack([fy - 1, one - fy, -fy, fy], -1)
     slopes_y = torch.stack([fx - 1, -fx, one - fx, fx], -1)
-    taps = _taps(cells, sides).view(3 * n_points, -1)
-    source = grad.view(n_points, -1, channels)  # one or three features per point
+    shape = (3 * n_points, 4 * len(sides))
+    taps = _taps(cells, sides).view(shape)
+    source = grad.view(n_points, grad.shape[1] // channels, channels)  # one or three per point
     d_points = grad.new_zeros(n_points, 3)
     for which, slopes, first, fraction in (
         (0, slopes_x, cells.column, fx),
@@ -166,7 +167,7 @@ def _point_gradient(cells: Cells, grad: Tensor, sides: Sides, axes: Axes, rows: 
         slopes = slopes.masked_fill(moved[..., None], 0)
         half = slopes.new_tensor([side[1 - which] / 2 for side in sides])[:, None]
         bags = F.embedding_bag(
-            taps, rows, mode="sum", per_sample_weights=(slopes * half).view(3 * n_points, -1)
+            taps, rows, mode="sum", per_sample_weights=(slopes * half).view(shape)
         )
         along = (bags.view(n_points, 3, channels) * source).sum(-1)
         for plane, pair in enumerate(axis_indices(axes)):

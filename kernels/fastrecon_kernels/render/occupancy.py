@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,8 +28,9 @@ def build_occupancy(
 ) -> Tensor:
     """Cells of ``[-radius, radius]^3`` in which the density may exceed ``threshold``.
 
-    The density is evaluated at every cell's centre and corners; a cell is true if it exceeds the
-    threshold there or in one of the 26 cells around it.
+    The density is evaluated on a lattice over every cell, its corners included, that is at least
+    twice as fine as the planes' texels; a cell is true if it exceeds the threshold there or in one
+    of the 26 cells around it.
 
     Args:
         planes: (B, 3, C, H, W), or levels as `render_rays` takes them.
@@ -40,13 +42,18 @@ def build_occupancy(
     """
     if resolution < 1:
         raise ValueError(f"resolution must be at least 1, got {resolution}")
-    first = planes if isinstance(planes, Tensor) else planes[0]
-    corners = torch.linspace(-1, 1, resolution + 1, device=first.device) * settings.radius
+    levels = (planes,) if isinstance(planes, Tensor) else planes
+    texels = max(max(level.shape[-2:]) for level in levels)
+    fine = max(1, math.ceil(2 * texels / resolution))
+    corners = torch.linspace(-1, 1, resolution * fine + 1, device=levels[0].device)
+    corners = corners * settings.radius
     centres = (corners[1:] + corners[:-1]) / 2
     at_corners = _dense(planes, decoder, settings, corners, threshold)
     at_centres = _dense(planes, decoder, settings, centres, threshold)
-    pooled = F.max_pool3d(at_corners[:, None], 2, stride=1)[:, 0]
-    cells = torch.maximum(pooled, at_centres)
+    cells = torch.maximum(
+        F.max_pool3d(at_corners[:, None], fine + 1, stride=fine)[:, 0],
+        F.max_pool3d(at_centres[:, None], fine, stride=fine)[:, 0],
+    )
     return F.max_pool3d(cells[:, None], 3, stride=1, padding=1)[:, 0] > 0
 
 

@@ -14,6 +14,7 @@ from ..common.checks import (
     check_levels,
     check_points,
     check_same_device,
+    check_settings,
     compute_dtype,
     feature_width,
 )
@@ -37,8 +38,7 @@ def check_field(
             f"decoder must be a fastrecon_kernels.Decoder, got {type(decoder).__name__}; "
             "Decoder.from_mlp(mlp) reads an nn.Sequential"
         )
-    if not isinstance(settings, RenderSettings):
-        raise TypeError(f"settings must be RenderSettings, got {type(settings).__name__}")
+    check_settings(settings)
     for i, parameter in enumerate(decoder.parameters):
         check_float(f"decoder tensor {i}", parameter)
     channels = levels[0].shape[2]
@@ -48,7 +48,8 @@ def check_field(
             f"planes with {channels} channels under reduction={settings.reduction!r} give {width} "
             f"features, but the decoder reads {decoder.n_features}"
         )
-    check_same_device(planes=levels[0], decoder=decoder.weights[0])
+    named = {f"decoder tensor {i}": parameter for i, parameter in enumerate(decoder.parameters)}
+    check_same_device(planes=levels[0], **named)
     settings.background_colour(decoder.n_colours)
     check_choice("precision", precision, PRECISIONS)
     return levels
@@ -148,7 +149,7 @@ def render_rays(
             deterministic=deterministic,
         )
         return unflatten(rendering, shape)
-    dtype = compute_dtype(levels[0], rays_o, rays_d, *decoder.parameters)
+    dtype = compute_dtype(levels[0], rays_o, rays_d, ts, *decoder.parameters)
     with torch.autocast(device.type, enabled=False):
         flat = render_rays_reference(
             tuple(level.to(dtype) for level in levels),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..common.checks import check_float, check_same_device, compute_dtype
+from ..common.checks import check_float, check_same_device, check_settings, compute_dtype
 from ..common.random import COARSE, FINE, seed_tensor, uniform
 from ..settings import RenderSettings
 
@@ -90,6 +90,7 @@ def sample_rays(
         ts (B, ..., S) and deltas, (B, ..., S) for bins, (B, ..., S - 1) for midpoint; both in
         units of t, without gradient, and 0 on a ray that misses.
     """
+    check_settings(settings)
     rays_o, rays_d = check_rays(rays_o, rays_d)
     near, far = ray_range(rays_o, rays_d, settings)
     key = seed_tensor(seed, near.device) if settings.stratified else None

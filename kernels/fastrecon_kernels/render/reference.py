@@ -174,7 +174,8 @@ def render_rays_reference(
             )
         objects.append(chunks)
     if not objects:
-        return _nothing(decoder, rays_o, settings, n_samples, per_sample)
+        inputs = [*levels, *decoder.parameters, rays_o, rays_d]
+        return _nothing(inputs, decoder.n_colours, rays_o, settings, n_samples, per_sample)
     return _join(objects)
 
 
@@ -189,15 +190,25 @@ def _run(recompute: bool, function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
+def _graph(inputs: list[Tensor]) -> Tensor:
+    """A zero that hangs on every input, so that an empty result can be differentiated too."""
+    return torch.stack([x.flatten()[:0].sum() for x in inputs]).sum()
+
+
 def _nothing(
-    decoder: Decoder, rays: Tensor, settings: RenderSettings, n_samples: int, per_sample: bool
+    inputs: list[Tensor],
+    n_colours: int,
+    rays: Tensor,
+    settings: RenderSettings,
+    n_samples: int,
+    per_sample: bool,
 ) -> Rendering:
     """The rendering of no objects."""
-    empty = rays.new_zeros(rays.shape[:2])
+    empty = rays.new_zeros(rays.shape[:2]) + _graph(inputs)
     n_weights = n_samples - (settings.quadrature == "midpoint")
     each = rays.new_zeros(*rays.shape[:2], n_weights)
     samples = RaySamples(each, each, each) if per_sample else None
-    rgb = rays.new_zeros(*rays.shape[:2], decoder.n_colours)
+    rgb = empty[..., None].expand(*rays.shape[:2], n_colours)
     return Rendering(rgb, empty, empty, samples)
 
 
@@ -235,5 +246,6 @@ def query_points_reference(
         rgbs.append(torch.cat([rgb for _, rgb in parts]))
     if not raws:
         shape = points.shape[:2]
-        return points.new_zeros(shape), points.new_zeros(*shape, decoder.n_colours)
+        raw = points.new_zeros(shape) + _graph([*levels, *decoder.parameters, points])
+        return raw, raw[..., None].expand(*shape, decoder.n_colours)
     return torch.stack(raws), torch.stack(rgbs)

@@ -107,17 +107,17 @@ def add_fine_samples(
     chunk: Chunk, field: Field, settings: RenderSettings, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Coarse and fine samples in the order of t: ts (N, S), raw (N, S) and rgb (N, S, K)."""
-    n_rays = chunk.ts.shape[0]
     raw, rgb, _ = field.records(chunk.samples)
-    raw, rgb = raw.view(n_rays, -1), rgb.view(*chunk.ts.shape, rgb.shape[-1])
+    n_colours = rgb.shape[-1]
+    raw, rgb = raw.view(chunk.ts.shape), rgb.view(*chunk.ts.shape, n_colours)
     coarse = composite_forward(raw, rgb, chunk.ts, None, settings, per_sample=True).samples
     assert coarse is not None
     first_ray = chunk.samples.first_ray
     fine = importance_samples(chunk.ts, coarse.weights, settings, seed, first_ray)
     fine_raw, fine_rgb, _ = field.records(chunk.samples._replace(ts=fine))
     ts, order = torch.cat([chunk.ts, fine], 1).sort(dim=1, stable=True)
-    raw = torch.cat([raw, fine_raw.view(n_rays, -1)], 1).gather(1, order)
-    rgb = torch.cat([rgb, fine_rgb.view(*fine.shape, -1)], 1)
+    raw = torch.cat([raw, fine_raw.view(fine.shape)], 1).gather(1, order)
+    rgb = torch.cat([rgb, fine_rgb.view(*fine.shape, n_colours)], 1)
     return ts, raw, rgb.gather(1, order[..., None].expand_as(rgb))
 
 

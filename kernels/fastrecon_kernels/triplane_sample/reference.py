@@ -15,6 +15,9 @@ from torch import Tensor
 from ..common.checks import axis_indices, compute_dtype
 from ..settings import Axes
 
+FAR = 1e9
+"""A texel coordinate out of every plane."""
+
 
 def bilinear(rows: Tensor, base: Tensor, size: tuple[int, int], u: Tensor, v: Tensor) -> Tensor:
     """Interpolate texels stored as rows.
@@ -29,8 +32,9 @@ def bilinear(rows: Tensor, base: Tensor, size: tuple[int, int], u: Tensor, v: Te
         (M, C).
     """
     height, width = size
-    x = (u + 1) * (width / 2) - 0.5
-    y = (v + 1) * (height / 2) - 0.5
+    # Points that are not finite lie outside, and have no gradient.
+    x = torch.nan_to_num((u + 1) * (width / 2) - 0.5, nan=-FAR, posinf=FAR, neginf=-FAR)
+    y = torch.nan_to_num((v + 1) * (height / 2) - 0.5, nan=-FAR, posinf=FAR, neginf=-FAR)
     x0, y0 = x.detach().floor(), y.detach().floor()
     fx, fy = x - x0, y - y0
     total = None
