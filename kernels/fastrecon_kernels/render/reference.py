@@ -24,14 +24,22 @@ from .rays import importance_samples, place_samples, ray_range
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-CHUNK_SAMPLES = 32768
-"""Samples in flight: 16k to 64k ran equally fast on two cores (bench/NOTES.md)."""
+CHUNK_SAMPLES = 16384
+"""Samples in flight on a CPU: 4k to 32k ran equally fast (bench/NOTES.md)."""
+GPU_CHUNKS = 16
+"""CPU chunks in one GPU chunk, which would otherwise wait for its launches."""
 
+# The argument is always a linear layer's fresh output: where no gradient needs it, it is reused.
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "relu": F.relu,
+    "silu": lambda x: F.silu(x, inplace=not x.requires_grad),
+    "relu": lambda x: F.relu(x, inplace=not x.requires_grad),
     "softplus": F.softplus,
 }
+
+
+def chunk_samples(device: torch.device) -> int:
+    """Samples in flight on a device: what bounds the reference's memory."""
+    return CHUNK_SAMPLES if device.type == "cpu" else GPU_CHUNKS * CHUNK_SAMPLES
 
 
 def decode(features: Tensor, decoder: Decoder, settings: RenderSettings) -> tuple[Tensor, Tensor]:
@@ -148,7 +156,7 @@ def render_rays_reference(
     n_samples = settings.n_samples + settings.n_importance if ts is None else ts.shape[-1]
     key = seed_tensor(seed, rays_o.device) if settings.stratified and ts is None else None
     recompute = _needs_gradient(*levels, *decoder.parameters, rays_o, rays_d)
-    step = max(1, CHUNK_SAMPLES // n_samples)
+    step = max(1, chunk_samples(rays_o.device) // n_samples)
 
     objects: list[list[Rendering]] = []
     for b in range(batch):
@@ -241,7 +249,8 @@ def query_points_reference(
     raws, rgbs = [], []
     for b in range(points.shape[0]):
         look = field(tuple(level[b : b + 1] for level in levels), decoder, settings, None)
-        parts = [_run(recompute, look, part) for part in points[b].split(CHUNK_SAMPLES)]
+        chunks = points[b].split(chunk_samples(points.device))
+        parts = [_run(recompute, look, chunk) for chunk in chunks]
         raws.append(torch.cat([raw for raw, _ in parts]))
         rgbs.append(torch.cat([rgb for _, rgb in parts]))
     if not raws:
