@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from fastrecon_kernels import Decoder, RenderSettings, query_points, render_rays, sample_rays
+from fastrecon_kernels import (
+    Decoder,
+    RenderSettings,
+    composite,
+    query_points,
+    render_rays,
+    sample_rays,
+)
 from fastrecon_kernels.common import backend as backends
 
 SETTINGS = RenderSettings(n_samples=4)
@@ -179,3 +186,26 @@ def test_explicit_triton_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
     assert backends.use_triton("auto", cuda)
     assert not backends.use_triton("reference", cuda)
     assert not backends.use_triton("auto", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("settings", [{}, None])
+def test_settings_of_another_type(settings: Any) -> None:
+    ones = torch.ones(1, 2, 3)
+    for call in (
+        lambda: sample_rays(ones, ones, settings),
+        lambda: composite(ones[..., 0], ones, ones[..., 0], settings),
+    ):
+        with pytest.raises(TypeError, match="settings must be RenderSettings, got"):
+            call()
+
+
+def test_a_decoder_on_two_devices() -> None:
+    decoder = Decoder([torch.ones(4, 6), torch.ones(4, 4, device="meta")], [None, None])
+    rays = torch.ones(1, 1, 3)
+    with pytest.raises(ValueError, match="all tensors must be on one device, got .*meta"):
+        render_rays(torch.ones(1, 3, 2, 2, 2), decoder, rays, rays, RenderSettings())
+
+
+def test_a_decoder_without_tensors() -> None:
+    with pytest.raises(TypeError, match="decoder layer 0 must hold torch tensors"):
+        Decoder([1], [None])  # type: ignore[list-item]

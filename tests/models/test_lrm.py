@@ -336,3 +336,8 @@ def test_autocast_encodes_in_bf16_close_to_fp32(model: LRM) -> None:
             planes = model.encode(images)
     error = (planes.float() - exact).norm() / exact.norm()
     assert error < 0.05, f"relative error {error:.3f}"
+
+
+def test_a_model_with_a_known_camera_takes_none(model: LRM) -> None:
+    with pytest.raises(ValueError, match="leave cameras=None"):
+        model.encode(torch.rand(1, 3, 32, 32), torch.zeros(1, 16))
