@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from fastrecon_kernels import RenderSettings
 
+INPUT_GREY = 0.5
+"""Background of every model's input picture (TripoSR, Real3D)."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:

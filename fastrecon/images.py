@@ -19,13 +19,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .background import remove_background
-from .config import LRMConfig
+from .config import INPUT_GREY, LRMConfig
 from .errors import ImageError
 
 Pixels = NDArray[np.float32]
 
-INPUT_GREY = 0.5
-"""Background of the model's input (TripoSR, Real3D)."""
 LONGEST_SIDE = 2048
 """Larger pictures are reduced to this before they become floats: no model reads more."""
 OPAQUE = 250 / 255

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from ..cameras import focal_length, orbit_c2w, pixel_rays, sample_orbits, view_angle
-from ..config import Config
+from ..config import INPUT_GREY, Config
 from .procedural import ProceduralObjects
 from .scene import Scene
 
-INPUT_GREY = 0.5
 WHITE = 1.0
 HELD_OUT = 2**40
 """First index of the validation objects; training would need a trillion objects to reach it."""

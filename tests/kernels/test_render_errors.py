@@ -202,7 +202,7 @@ def test_settings_of_another_type(settings: Any) -> None:
 def test_a_decoder_on_two_devices() -> None:
     decoder = Decoder([torch.ones(4, 6), torch.ones(4, 4, device="meta")], [None, None])
     rays = torch.ones(1, 1, 3)
-    with pytest.raises(ValueError, match="all tensors must be on one device, got .*meta"):
+    with pytest.raises(ValueError, match=r"all tensors must be on one device, got .*meta"):
         render_rays(torch.ones(1, 3, 2, 2, 2), decoder, rays, rays, RenderSettings())
 
 
