@@ -65,7 +65,10 @@ def save_tensors(
         owned[name] = tensor.clone() if storage in storages else tensor
         storages.add(storage)
     with _replacing(Path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the user's own; the library's is readable by one alone
         save_file(owned, temporary, metadata=dict(metadata or {"format": "pt"}))
+        temporary.chmod(mode)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -200,3 +200,10 @@ def test_the_state_file_is_plain_json(tmp_path):
 def test_keep_must_be_positive(tmp_path):
     with pytest.raises(ValueError, match="keep must be at least 1"):
         CheckpointStore(tmp_path, keep=0)
+
+
+def test_files_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "x.safetensors")}
+    assert len(modes) == 1

@@ -15,7 +15,7 @@ from ..cameras import camera_rays, orbit_c2w
 from ..models.lrm import LRM
 from .pictures import Picture, depth_picture, normal_picture, to_picture
 
-FINE_SAMPLES = 64
+FINE_SAMPLES = 48
 """Least samples per ray: more than training needs, because people notice rings."""
 OCCUPANCY_SIDE = 64
 OCCUPANCY_THRESHOLD = 0.02
