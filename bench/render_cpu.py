@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     text = json.dumps(result, indent=2)
     print(text)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n")
     return 0 if all(row["parity"] for row in rows.values()) else 1
 
