@@ -181,7 +181,7 @@ def test_the_object_is_centred_and_fills_the_ratio(ratio: float) -> None:
     torch.testing.assert_close(image[:, 0, 0], torch.full((3,), 0.5))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no example pictures at {SHARED.name}/")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/images is absent")
 def test_example_pictures() -> None:
     found = {path.stem: isolate(load_image(path)) for path in sorted(SHARED.glob("*.png"))}
     assert len(found) == 7
