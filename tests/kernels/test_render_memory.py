@@ -13,7 +13,9 @@ import torch
 from bench.memory import peak_growth
 from fastrecon_kernels import Decoder, RenderSettings, render_rays
 from fastrecon_kernels.render import reference
+from fastrecon_kernels.render.cpu import rendering
 reference.CHUNK_SAMPLES = 2048
+rendering.KEPT_BYTES = 8 << 20
 torch.set_num_threads(1)
 planes = torch.randn(1, 3, 8, 16, 16, requires_grad=True)
 decoder = Decoder([torch.randn(32, 24), torch.randn(32, 32), torch.randn(4, 32)], [None] * 3)
@@ -43,4 +45,4 @@ def test_training_memory_is_that_of_one_chunk() -> None:
     )
     auto, reference = map(int, done.stdout.split())
     assert reference < 64 << 20
-    assert auto < 64 << 20
+    assert auto < 40 << 20  # 8 MiB are kept from the forward pass

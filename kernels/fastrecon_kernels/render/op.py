@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ from ..common.checks import (
 from ..composite import activate_density
 from ..settings import RenderSettings, check_choice
 from ..types import Decoder, RaySamples, Rendering
-from .cpu import make_cpu_field
+from .cpu import query_points_cpu, render_rays_cpu
 from .rays import check_rays
-from .reference import Field, make_field, query_points_reference, render_rays_reference
+from .reference import query_points_reference, render_rays_reference
 
 PRECISIONS = ("auto", "bf16", "tf32", "fp32")
 
@@ -74,7 +75,7 @@ def render_rays(
     """Render rays through triplanes: sample, decode, composite.
 
     Gradients reach planes, decoder and rays; sample positions carry none, rays get theirs through
-    ``o + t d``. Nothing per sample is kept for the backward pass.
+    ``o + t d``. Nothing per sample is kept for the backward pass, but for at most 64 MiB on a CPU.
 
     Args:
         planes: (B, 3, C, H, W), or a sequence of levels whose features are summed.
@@ -88,7 +89,8 @@ def render_rays(
         seed: int or integer tensor for stratified sampling; None follows torch's generator.
         precision: of the kernels' matrix products, "auto", "bf16", "tf32" or "fp32"; "auto" is
             bf16 for bf16 planes or under autocast, else tf32. The reference computes in the
-            inputs' dtype, at least fp32; on a CPU "bf16" runs the decoder alone in bf16.
+            inputs' dtype, at least fp32; on a CPU "bf16" runs the decoder alone in bf16 (but not
+            its first layer where that is applied to the texels).
         deterministic: bitwise repeatable gradients; None follows torch's global flag.
         backend: "auto", "triton" or "reference".
 
@@ -150,30 +152,26 @@ def render_rays(
         )
         return unflatten(rendering, shape)
     dtype = compute_dtype(levels[0], rays_o, rays_d, ts, *decoder.parameters)
+    arguments = (
+        tuple(level.to(dtype) for level in levels),
+        decoder.to(dtype),
+        rays_o.to(dtype),
+        rays_d.to(dtype),
+        settings,
+    )
+    options: dict[str, Any] = {
+        "ts": None if ts is None else ts.to(dtype),
+        "depth_prior": None if depth_prior is None else depth_prior.to(dtype),
+        "occupancy": occupancy,
+        "per_sample": per_sample,
+        "seed": seed,
+    }
     with torch.autocast(device.type, enabled=False):
-        flat = render_rays_reference(
-            tuple(level.to(dtype) for level in levels),
-            decoder.to(dtype),
-            rays_o.to(dtype),
-            rays_d.to(dtype),
-            settings,
-            ts=None if ts is None else ts.to(dtype),
-            depth_prior=None if depth_prior is None else depth_prior.to(dtype),
-            occupancy=occupancy,
-            per_sample=per_sample,
-            seed=seed,
-            field=choose_field(device, dtype, backend, precision),
-        )
+        if backend == "auto" and device.type == "cpu":
+            flat = render_rays_cpu(*arguments, **options, half=precision == "bf16")
+        else:
+            flat = render_rays_reference(*arguments, **options)
     return unflatten(flat, shape)
-
-
-def choose_field(
-    device: torch.device, dtype: torch.dtype, backend: str, precision: str
-) -> Callable[..., Field]:
-    """The reference's own field, or under "auto" the faster one where it serves: fp32 on a CPU."""
-    if backend == "auto" and device.type == "cpu" and dtype == torch.float32:
-        return make_cpu_field(half_products=precision == "bf16")
-    return make_field
 
 
 def flatten_rays(x: Tensor, shape: torch.Size) -> Tensor:
@@ -230,14 +228,17 @@ def query_points(
             sigmas = activate_density(sigmas, settings)
         return sigmas.reshape(shape), rgbs.reshape(*shape, rgbs.shape[-1])
     dtype = compute_dtype(levels[0], points, *decoder.parameters)
+    arguments = (
+        tuple(level.to(dtype) for level in levels),
+        decoder.to(dtype),
+        flat.to(dtype),
+        settings,
+    )
     with torch.autocast(device.type, enabled=False):
-        sigmas, rgbs = query_points_reference(
-            tuple(level.to(dtype) for level in levels),
-            decoder.to(dtype),
-            flat.to(dtype),
-            settings,
-            field=choose_field(device, dtype, backend, precision),
-        )
+        if backend == "auto" and device.type == "cpu":
+            sigmas, rgbs = query_points_cpu(*arguments, half=precision == "bf16")
+        else:
+            sigmas, rgbs = query_points_reference(*arguments)
         if not raw:
             sigmas = activate_density(sigmas, settings)
     return sigmas.reshape(shape), rgbs.reshape(*shape, rgbs.shape[-1])
