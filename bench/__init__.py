@@ -1,1 +1,1 @@
-"""Benchmarks, run from a clone: `python -m bench.<name>`. Findings are kept in NOTES.md."""
+"""Benchmarks, run from a clone: `python -m bench`, `python -m bench.static`; see NOTES.md."""

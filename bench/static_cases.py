@@ -18,7 +18,9 @@ class StaticCase:
     """One specialisation of a kernel.
 
     ``signature`` names the type of every run-time argument ("*bf16", "i64", "fp32"); pointers
-    count as 16-byte aligned, as torch's are, and integers as nothing in particular.
+    count as 16-byte aligned, as torch's are, and integers as nothing in particular. ``samples`` is
+    what a program does before it ends, or per trip of its loop over tiles; ``values`` are run-time
+    numbers that ranges of its loops are made of (see `sass.py`).
     """
 
     name: str
@@ -28,6 +30,8 @@ class StaticCase:
     num_warps: int = 4
     num_stages: int = 1
     targets: tuple[str, ...] = ()  # that the launch choices are made for; empty: any
+    samples: float = 0.0
+    values: Mapping[str, int] = field(default_factory=dict)
 
 
 def triplane_sample() -> list[StaticCase]:
@@ -61,6 +65,7 @@ def lookup_cases(
             {**inputs, "out_ptr": "*fp32", **scalars},
             constexprs,
             warps,
+            samples=constexprs["BLOCK_M"],
         )
     ]
     for what, points in (("planes", False), ("planes and points", True)):
@@ -71,6 +76,7 @@ def lookup_cases(
                 {**inputs, **outputs, **scalars},
                 {**constexprs, "NEED_PLANES": True, "NEED_POINTS": points},
                 warps,
+                samples=constexprs["BLOCK_M"],
             )
         )
     return cases
@@ -112,7 +118,8 @@ def composite_cases(
                 signature[argument] = "i32"
             else:
                 signature[argument] = "*fp32" if argument.endswith("_ptr") else "fp32"
-        cases.append(StaticCase(f"{name} {what}", function, signature, constants))
+        samples = constexprs["BLOCK_R"] * n_samples
+        cases.append(StaticCase(f"{name} {what}", function, signature, constants, samples=samples))
     return cases
 
 
@@ -217,7 +224,11 @@ def render_case(
         else:
             signature[argument] = "fp32" if argument in {"radius", "rgb_padding"} else "i32"
     constants = {**constexprs, **dict.fromkeys(absent), "BLOCK_M": tile[0]}
-    return StaticCase(name, kernel, signature, constants, num_warps=tile[1], targets=targets)
+    # A sample passes through one program per block where blocks are spread over programs.
+    samples = tile[0] / constexprs.get("BLOCKS", 1) if "SCATTER" in constexprs else tile[0]
+    return StaticCase(
+        name, kernel, signature, constants, num_warps=tile[1], targets=targets, samples=samples
+    )
 
 
 OPERATORS = {

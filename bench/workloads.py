@@ -16,9 +16,14 @@ import torch.nn.functional as F
 from fastrecon_kernels import Decoder, RenderSettings, build_pyramid
 from torch import Tensor, nn
 
+from bench.baselines.eg3d import Noise
+from bench.case import Size
+from bench.noise import uniform_noise
 from fastrecon.cameras import camera_rays, orbit_c2w
 
 VIEWS = 8
+SEED = 0
+"""Of stratified samples: every renderer gets the same ones."""
 COARSE_SIDE = 12
 """Independent random texels along a plane; the others are interpolated."""
 
@@ -33,11 +38,17 @@ class Inputs:
     rays_o: Tensor  # (B, N, 3)
     rays_d: Tensor  # (B, N, 3)
     settings: RenderSettings
+    noise: Noise | None = None  # what `SEED` jitters stratified samples with
 
     @property
     def decoder(self) -> Decoder:
         """The MLP's own tensors."""
         return Decoder.from_mlp(self.mlp)
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Planes, level by level, and the MLP's weights and biases."""
+        return [*self.levels, *self.mlp.parameters()]
 
     @property
     def n_samples(self) -> int:
@@ -118,6 +129,26 @@ class Workload:
             rays_d.flatten(1, 2).contiguous().to(device),
             self.settings,
         )
+
+    def problem(self, size: Size, device: torch.device, requires_grad: bool) -> Inputs:
+        """Inputs for a benchmark: the middle rows of each picture, every level a leaf.
+
+        The middle, for rows through the object say more than the empty top of a picture; fewer
+        rays than a row are the middle of the middle row.
+        """
+        x = self.inputs(size.views, device, image_side=size.image_side)
+        side = size.image_side
+        rows, rest = divmod(size.rays, side)
+        start = (side - rows) // 2 * side + (0 if rows else (side - rest) // 2)
+        x.rays_o, x.rays_d = (
+            rays[:, start : start + size.rays].contiguous() for rays in (x.rays_o, x.rays_d)
+        )
+        x.levels = tuple(level.requires_grad_(requires_grad) for level in x.levels)
+        x.planes = x.levels[0]
+        x.mlp.requires_grad_(requires_grad)
+        if x.settings.stratified:
+            x.noise = uniform_noise(x.settings, size.views, size.rays, seed=SEED, device=device)
+        return x
 
 
 A = Workload(

@@ -7,6 +7,8 @@ compositing. Nothing is recomputed, so training keeps every intermediate of ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,8 +40,23 @@ def query(planes: Tensor, mlp: nn.Module, points: Tensor, radius: float) -> tupl
     return torch.exp(out[:, 0] - 1), out[:, 1:].sigmoid()
 
 
+def shade(sigmas: Tensor, rgbs: Tensor) -> tuple[Tensor, Tensor]:
+    """sigmas (N, S), rgbs (N, S, 3) at bin centres -> rgb (N, 3) on white, opacity (N,)."""
+    alphas = 1 - torch.exp(-sigmas / sigmas.shape[-1])
+    passed = torch.cumprod(1 - alphas + TRANSMITTANCE_EPS, -1)
+    weights = alphas * F.pad(passed[:, :-1], (1, 0), value=1.0)
+    total = weights.sum(-1)
+    return (weights[..., None] * rgbs).sum(-2) + (1 - total)[:, None], total
+
+
 def render_object(
-    planes: Tensor, mlp: nn.Module, rays_o: Tensor, rays_d: Tensor, radius: float, n_samples: int
+    planes: Tensor,
+    mlp: nn.Module,
+    rays_o: Tensor,
+    rays_d: Tensor,
+    radius: float,
+    n_samples: int,
+    chunk: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Rays (N, 3) of one object -> rgb (N, 3) on white, opacity (N,)."""
     near, far, hit = hit_box(rays_o, rays_d, radius)
@@ -49,15 +66,11 @@ def render_object(
     centres = (torch.arange(n_samples, device=rays_o.device, dtype=rays_o.dtype) + 0.5) / n_samples
     ts = near[hit, None] + centres * (far - near)[hit, None]
     points = (rays_o[hit, None] + ts[..., None] * rays_d[hit, None]).view(-1, 3)
-    decoded = [query(planes, mlp, part, radius) for part in points.split(CHUNK)]
+    parts = [points] if chunk is None else points.split(chunk)
+    decoded = [query(planes, mlp, part, radius) for part in parts]
     sigmas = torch.cat([sigma for sigma, _ in decoded]).view(-1, n_samples)
     rgbs = torch.cat([colour for _, colour in decoded]).view(-1, n_samples, 3)
-
-    alphas = 1 - torch.exp(-sigmas / n_samples)
-    passed = torch.cumprod(1 - alphas + TRANSMITTANCE_EPS, -1)
-    weights = alphas * F.pad(passed[:, :-1], (1, 0), value=1.0)
-    total = weights.sum(-1)
-    shaded = (weights[..., None] * rgbs).sum(-2) + (1 - total)[:, None]
+    shaded, total = shade(sigmas, rgbs)
     index = hit.nonzero()[:, 0]
     return rgb.index_put((index,), shaded), opacity.index_put((index,), total)
 
@@ -70,6 +83,8 @@ def render_triposr(
     *,
     radius: float = 0.87,
     n_samples: int = 128,
+    chunk: int | None = CHUNK,
+    render: Callable[..., tuple[Tensor, Tensor]] = render_object,
 ) -> tuple[Tensor, Tensor]:
     """Render as `RenderSettings.triposr()` does.
 
@@ -77,12 +92,16 @@ def render_triposr(
         planes: (B, 3, C, H, W).
         mlp: (M, 3C) -> (M, 4): raw density and three colour logits.
         rays_o, rays_d: (B, N, 3).
+        radius: half side of the box that the planes span.
+        n_samples: bins of each ray.
+        chunk: samples decoded at once; None: all of an object's.
+        render: `render_object`, or what torch.compile makes of it.
 
     Returns:
         rgb (B, N, 3) on white and opacity (B, N).
     """
     pairs = [
-        render_object(planes[b], mlp, rays_o[b], rays_d[b], radius, n_samples)
+        render(planes[b], mlp, rays_o[b], rays_d[b], radius, n_samples, chunk)
         for b in range(len(planes))
     ]
     return torch.stack([rgb for rgb, _ in pairs]), torch.stack([opacity for _, opacity in pairs])

@@ -1,0 +1,118 @@
+"""`render_rays` on workloads A and B against TripoSR's and EG3D's published renderers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fastrecon_kernels import render_rays
+from torch import Tensor
+
+from bench.baselines.eg3d import render_g3dr
+from bench.baselines.triposr import render_object, render_triposr
+from bench.case import BF16, EAGER, EXACT, PEER, TF32, Case, Pass, Renderer, Size
+from bench.workloads import SEED, A, B, Inputs
+
+Outputs = tuple[Tensor, ...]
+Run = Callable[[Inputs], Outputs]
+
+
+def ours(**options: Any) -> Run:
+    """`render_rays` with the given backend, precision, ...: rgb and opacity."""
+
+    def run(x: Inputs) -> Outputs:
+        r = render_rays(x.levels, x.decoder, x.rays_o, x.rays_d, x.settings, seed=SEED, **options)
+        return r.rgb, r.opacity
+
+    return run
+
+
+def triposr(x: Inputs) -> Outputs:
+    """TripoSR's algorithm as published: 65,536 samples at a time."""
+    s = x.settings
+    return render_triposr(
+        x.planes, x.mlp, x.rays_o, x.rays_d, radius=s.radius, n_samples=s.n_samples
+    )
+
+
+def g3dr(x: Inputs, render: Callable[..., Outputs] = render_g3dr) -> Outputs:
+    """EG3D's algorithm as G3DR publishes it: all samples at a time."""
+    rgb, _, opacity = render(x.levels, x.mlp, x.rays_o, x.rays_d, noise=x.noise)
+    return rgb, opacity
+
+
+def under_autocast(run: Run) -> Run:
+    """The same with bf16 products where PyTorch's autocast puts them."""
+
+    def autocast(x: Inputs) -> Outputs:
+        with torch.autocast(x.rays_o.device.type, torch.bfloat16):
+            return run(x)
+
+    return autocast
+
+
+@functools.cache
+def compiled(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+    """``torch.compile`` of a function; compiled when first called."""
+    return torch.compile(function, dynamic=dynamic)
+
+
+def triposr_compiled(x: Inputs) -> Outputs:
+    """TripoSR's algorithm, an object at a time and its samples in one piece, compiled.
+
+    Objects are hit by different numbers of rays, hence the dynamic shapes.
+    """
+    s = x.settings
+    return render_triposr(
+        x.planes,
+        x.mlp,
+        x.rays_o,
+        x.rays_d,
+        radius=s.radius,
+        n_samples=s.n_samples,
+        chunk=None,
+        render=compiled(render_object, True),
+    )
+
+
+def g3dr_compiled(x: Inputs) -> Outputs:
+    """EG3D's algorithm, compiled."""
+    return g3dr(x, compiled(render_g3dr, False))
+
+
+def renderers(published: Run, published_compiled: Run) -> dict[str, Renderer]:
+    """Everybody who renders. Our reference leaves autocast, so it has no row under it."""
+    return {
+        PEER: Renderer(published),
+        f"{PEER} bf16": Renderer(under_autocast(published), BF16),
+        f"{PEER} compiled": Renderer(published_compiled, EXACT, compiled=True),
+        EAGER: Renderer(ours(backend="reference")),
+        "ours": Renderer(ours(), TF32),
+        "ours tf32": Renderer(ours(precision="tf32"), TF32, ("cuda",)),
+        "ours bf16": Renderer(ours(precision="bf16"), BF16),
+    }
+
+
+def sizes(rays: int, training_rays: int) -> dict[Pass, Size]:
+    """What a CPU renders of one view."""
+    return {"forward": Size(1, rays), "forward+backward": Size(1, training_rays)}
+
+
+CASES = (
+    Case(
+        "render_rays A",
+        A.problem,
+        renderers(triposr, triposr_compiled),
+        cpu=sizes(128 * 128, 128 * 32),
+        memory=True,
+    ),
+    Case(
+        "render_rays B",
+        B.problem,
+        renderers(g3dr, g3dr_compiled),
+        cpu=sizes(1024, 256),  # of which the reference makes nine seconds on one core
+        memory=True,
+    ),
+)
