@@ -1,4 +1,4 @@
-"""Logs, pictures, prefetching and stop requests."""
+"""Logs, pictures and stop requests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 import os
 import signal
 import sys
-import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastrecon.prefetch import Prefetch
 from fastrecon.progress import Meter, RunLog, picture_grid
 from fastrecon.signals import StopRequest
 
@@ -94,32 +92,6 @@ def test_picture_grid_places_input_truth_and_rendering(tmp_path):
     log.close()
     assert saved.shape == (8, 20, 3)
     assert saved[4, ::4, 0].tolist() == [128, 255, 64, 255, 0]
-
-
-def test_prefetch_makes_every_batch_once_in_another_thread():
-    made = []
-
-    def make(step: int) -> int:
-        made.append((step, threading.current_thread() is threading.main_thread()))
-        return step * step
-
-    batches = Prefetch(make, last=6)
-    assert [batches.take(step) for step in range(3, 6)] == [9, 16, 25]
-    batches.close()
-    assert made == [(3, False), (4, False), (5, False)]
-
-
-def test_prefetch_passes_errors_on():
-    def make(step: int) -> int:
-        if step == 1:
-            raise ValueError("no such object")
-        return step
-
-    batches = Prefetch(make, last=3)
-    batches.take(0)
-    with pytest.raises(ValueError, match="no such object"):
-        batches.take(1)
-    batches.close()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

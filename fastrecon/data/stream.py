@@ -20,7 +20,7 @@ from torch import Tensor
 from ..cameras import focal_length, orbit_c2w, pixel_rays, sample_orbits, view_angle
 from ..config import INPUT_GREY, Config
 from .procedural import ProceduralObjects
-from .scene import Scene
+from .procedural.scene import Scene
 
 WHITE = 1.0
 HELD_OUT = 2**40
@@ -63,12 +63,13 @@ class ValidationSet(NamedTuple):
     angles: Tensor  # (n, V) degrees between the view's direction and the input view's
 
 
-def procedural_batch(cfg: Config, step: int) -> Batch:
-    """The training batch of a step, on the CPU: a function of ``(cfg, step)``.
+def procedural_batch(cfg: Config, step: int, device: torch.device | str = "cpu") -> Batch:
+    """The training batch of a step: a function of ``(cfg, step)``.
 
     Objects ``step * batch_size`` and on, ``cfg.data.views`` views each: the input view, then
     random orbits at the same distance, elevations -30 to 60 degrees. Rays pass through random
     points of the picture, ``FOCUS_SHARE`` of them near the object; their colours are point samples.
+    Objects are made and traced on ``device``.
     """
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
@@ -78,7 +79,7 @@ def procedural_batch(cfg: Config, step: int) -> Batch:
             f"{cfg.data.views} and {cfg.data.rays_per_view}"
         )
     size, rng = cfg.optim.batch_size, _random(cfg, _STEPS, step)
-    scene = _placed(cfg, range(step * size, (step + 1) * size), rng)
+    scene = _placed(cfg, range(step * size, (step + 1) * size), rng, device)
     orbits = _orbits(cfg, rng, size, cfg.data.views - 1)
     c2w = torch.cat([_canonical(cfg).expand(size, 1, 4, 4), orbits], dim=1)
     pixels = _pixels(cfg, scene, c2w, rng)
@@ -88,7 +89,7 @@ def procedural_batch(cfg: Config, step: int) -> Batch:
     )
     found = scene.trace(rays_o.flatten(1, 2), rays_d.flatten(1, 2))
     shape = rays_d.shape[:3]
-    return Batch(
+    batch = Batch(
         images=_input_images(cfg, scene),
         rays_o=rays_o,
         rays_d=rays_d,
@@ -96,6 +97,7 @@ def procedural_batch(cfg: Config, step: int) -> Batch:
         mask=found.mask.reshape(shape),
         depth=found.depth.reshape(shape),
     )
+    return batch.to(scene.device)
 
 
 def validation_set(cfg: Config, n_objects: int, n_views: int, size: int) -> ValidationSet:
@@ -155,7 +157,10 @@ def _orbits(cfg: Config, rng: np.random.Generator, n_objects: int, n_views: int)
 
 
 def _placed(
-    cfg: Config, indices: Sequence[int], jitter: np.random.Generator | None = None
+    cfg: Config,
+    indices: Sequence[int],
+    jitter: np.random.Generator | None = None,
+    device: torch.device | str = "cpu",
 ) -> Scene:
     """Objects where a prepared photograph would have them, give or take the jitter."""
     model = cfg.model
@@ -172,8 +177,12 @@ def _placed(
         ratio = np.minimum(ratio, 1 - 2 * OFFSET_JITTER)  # never cut by the frame
         offset = jitter.uniform(-OFFSET_JITTER, OFFSET_JITTER, (n, 2))
     tangent = math.tan(math.radians(model.fov_deg) / 2)
-    objects = ProceduralObjects(cfg.data.seed, cfg.data.max_parts).batch(indices)
-    return objects.fitted(model.camera_distance, ratio * tangent, 2 * offset * tangent, max_reach)
+    half_side, offset = (
+        torch.from_numpy(x.astype(np.float32)).to(device)
+        for x in (ratio * tangent, 2 * offset * tangent)
+    )
+    objects = ProceduralObjects(cfg.data.seed, cfg.data.max_parts, device).batch(indices)
+    return objects.fitted(model.camera_distance, half_side, offset, max_reach)
 
 
 def _input_images(cfg: Config, scene: Scene) -> Tensor:
@@ -186,7 +195,7 @@ def _pixels(cfg: Config, scene: Scene, c2w: Tensor, rng: np.random.Generator) ->
     """Positions (B, V, R, 2) in the pictures, most of them near the object's silhouette."""
     side, n_rays = cfg.model.encoder.image_size, cfg.data.rays_per_view
     focal = focal_length(side, cfg.model.fov_deg)
-    x, y, half = (focal * scene.squares(c2w)).numpy()[..., None, :].transpose(3, 0, 1, 2)
+    x, y, half = (focal * scene.squares(c2w)).cpu().numpy()[..., None, :].transpose(3, 0, 1, 2)
     centre = side / 2 + np.stack([x, -y], axis=-1)
     half = FOCUS_MARGIN * half[..., None]
     low, high = np.clip(centre - half, 0, side), np.clip(centre + half, 0, side)
