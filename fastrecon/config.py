@@ -81,7 +81,7 @@ class DataConfig:
     rays_per_view: int = 128
     max_parts: int = 4
     supersample: int = 2
-    """Rays per pixel side in the input picture (anti-aliasing)."""
+    """Rays per pixel side at edges in the input picture (anti-aliasing)."""
     jitter: bool = True
     """Jitter the samples along training rays, so that densities hold between them too."""
 
@@ -98,8 +98,11 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: str = "adamw"
+    """"adamw", or "muon" (Muon for the networks' matrices): twice the progress of a step for small
+    models trained from nothing, see bench/NOTES.md."""
     steps: int = 1000
     batch_size: int = 8
     lr: float = 4e-4
@@ -136,6 +139,8 @@ class RunConfig:
     init: str = ""
     """Start from these weights instead of random ones: a folder, file or hub id as
     ``LRM.from_pretrained`` reads it (fine-tuning)."""
+    data_workers: int = 0
+    """Processes that make batches ahead; 0 makes them in a thread."""
     resume: bool = True
     """Continue from the newest whole checkpoint in ``out`` if there is one."""
 

@@ -40,6 +40,7 @@ def check_config(cfg: Config) -> None:
         "optim.weight_decay": optim.weight_decay,
         "optim.warmup": optim.warmup,
         "optim.final_lr": optim.final_lr,
+        "run.data_workers": run.data_workers,
         **{f"loss.{name}": weight for name, weight in asdict(cfg.loss).items()},
     }
     faults += [f"{k} must not be negative, got {v}" for k, v in not_negative.items() if not v >= 0]
@@ -53,6 +54,8 @@ def check_config(cfg: Config) -> None:
     }.items():
         if not 0 <= value < 1:
             faults.append(f"{name} must lie in [0, 1), got {value}")
+    if optim.kind not in ("adamw", "muon"):
+        faults.append(f'optim.kind must be "adamw" or "muon", got {optim.kind!r}')
     if optim.precision not in ("bf16", "fp32"):
         faults.append(f'optim.precision must be "bf16" or "fp32", got {optim.precision!r}')
     if not cfg.model.camera_distance > cfg.model.render.radius:

@@ -44,13 +44,17 @@ def tiny() -> Config:
             decoder=DecoderConfig(hidden=32, layers=2),
             render=own_render(32),
             position_init="sincos",
-            mesh_level=10.0,
+            mesh_level=3.0,
         ),
         data=DataConfig(rays_per_view=128, max_parts=4),
         loss=LossConfig(depth=0.2),
-        optim=OptimConfig(steps=500, batch_size=8, lr=1e-3, warmup=50, ema=0.99),
+        optim=OptimConfig(kind="muon", steps=500, batch_size=8, lr=3e-3, warmup=50, ema=0.99),
         run=RunConfig(
-            out="runs/tiny", validate_every=250, checkpoint_every=250, validation_views=4
+            out="runs/tiny",
+            validate_every=250,
+            checkpoint_every=250,
+            validation_views=4,
+            data_workers=1,
         ),
     )
 
@@ -76,8 +80,10 @@ def small() -> Config:
             ),
             decoder=DecoderConfig(hidden=48, layers=2),
         ),
-        optim=replace(start.optim, steps=3600, lr=1e-3, warmup=100, ema=0.998),
-        run=RunConfig(out="runs/small", validate_every=1200, checkpoint_every=200),
+        data=replace(start.data, max_parts=5),
+        loss=LossConfig(mask=0.5, depth=0.1),
+        optim=replace(start.optim, steps=4200, lr=2e-3, warmup=100, ema=0.998),
+        run=RunConfig(out="runs/small", validate_every=1000, checkpoint_every=250, data_workers=1),
     )
 
 
@@ -92,7 +98,7 @@ def base() -> Config:
             position_init="sincos",
             mesh_level=10.0,
         ),
-        data=DataConfig(rays_per_view=1024, max_parts=6),
+        data=DataConfig(rays_per_view=1024, max_parts=9),
         loss=LossConfig(depth=0.2),
         optim=OptimConfig(steps=100_000, batch_size=16, lr=2e-4, warmup=2000),
         run=RunConfig(out="runs/base", validate_every=2000, checkpoint_every=1000),
@@ -102,7 +108,7 @@ def base() -> Config:
 def triposr() -> Config:
     """TripoSR's 419 M parameters and Real3D's optimiser, supervised (Real3D, section 4.1)."""
     return Config(
-        data=DataConfig(rays_per_view=4096, max_parts=6, jitter=False),
+        data=DataConfig(rays_per_view=4096, max_parts=9, jitter=False),
         optim=OptimConfig(steps=40_000, batch_size=80, lr=4e-5, warmup=3000),
         run=RunConfig(out="runs/triposr", validate_every=1000, checkpoint_every=500),
     )

@@ -87,7 +87,10 @@ class Trainer:
         """
         run, steps = self.cfg.run, self.cfg.optim.steps
         log = RunLog(self.out, steps, self.step)
-        batches = Prefetch(partial(procedural_batch, self.cfg), steps)
+        # Worker processes leave the GPU to the model; without them objects are made where it is.
+        device = "cpu" if run.data_workers else self.device
+        make = partial(procedural_batch, self.cfg, device=device)
+        batches = Prefetch(make, steps, run.data_workers)
         meter = Meter()
         try:
             with StopRequest() as stop:

@@ -14,6 +14,7 @@ from fastrecon.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
     parameter_groups,
+    set_learning_rate,
 )
 
 
@@ -86,6 +87,90 @@ def test_optimizer_state_round_trip_by_name():
     assert torch.equal(model.bias, twin.bias)
     with pytest.raises(ValueError, match="'other'"):
         load_optimizer_tensors(optimizers[1], twin, {"other/step": torch.zeros(())})
+
+
+class Networks(nn.Module):
+    """Something of every kind that Muon takes or leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Small()
+        self.decoder = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body.norm(self.body.linear(x)) + self.body.cls_token[0] + self.body.words.weight[1]
+        y = y + self.body.position_embeddings[0, 0]
+        z = self.body.up(y[..., None, None]).mean((2, 3))
+        return self.decoder(z)
+
+
+MUON = OptimConfig(kind="muon", lr=0.1, weight_decay=0.02)
+
+
+def test_muon_takes_the_matrices_of_the_networks_alone():
+    model = Networks()
+    names = {id(p): n for n, p in model.named_parameters()}
+    optimizer = build_optimizer(model, MUON)
+    muon, adamw = optimizer.parts
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+    taken = [names[id(p)] for group in muon.param_groups for p in group["params"]]
+    assert taken == ["body.linear.weight"]
+    decayed, rest = ({names[id(p)] for p in g["params"]} for g in adamw.param_groups)
+    assert decayed == {"body.up.weight", "decoder.0.weight", "decoder.1.weight"}
+    everything = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert rest == everything - decayed - set(taken)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.02, 0.02, 0.0]
+    set_learning_rate(optimizer, 0.7)
+    assert {g["lr"] for g in optimizer.param_groups} == {0.7}
+    (adamw,) = build_optimizer(model, OptimConfig()).parts
+    assert sum(len(g["params"]) for g in adamw.param_groups) == len(everything)
+
+
+def test_muon_s_steps_are_orthogonal_and_of_adamw_s_size():
+    """The first step is 0.2 sqrt(longer side) lr times an orthogonal matrix, about."""
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.layer = nn.Linear(32, 24, bias=False)
+    optimizer = build_optimizer(model, OptimConfig(kind="muon", lr=0.1, weight_decay=0.0))
+    before = model.layer.weight.detach().clone()
+    model.layer.weight.grad = torch.randn(24, 32)
+    optimizer.step()
+    step = (before - model.layer.weight.detach()) / 0.1
+    sizes = torch.linalg.svdvals(step) / (0.2 * 32**0.5)
+    assert 0.6 < float(sizes.min()) <= float(sizes.max()) < 1.3
+    assert float(step.square().mean().sqrt()) == pytest.approx(0.2, rel=0.15)
+    optimizer.zero_grad()
+    assert model.layer.weight.grad is None
+
+
+def test_muon_s_state_goes_through_a_file_and_back():
+    torch.manual_seed(0)
+    model, twin = Networks(), Networks()
+    optimizers = [build_optimizer(m, MUON) for m in (model, twin)]
+    x = torch.randn(5, 3)
+
+    def step(i: int, m: Networks) -> None:
+        optimizers[i].zero_grad()
+        m(x).square().sum().backward()
+        optimizers[i].step()
+
+    step(0, model)
+    step(0, model)
+    tensors = optimizer_tensors(optimizers[0], model)
+    assert "body.linear.weight/momentum_buffer" in tensors
+    assert "decoder.0.weight/exp_avg" in tensors
+    assert not any(name.startswith("body.linear.weight/exp") for name in tensors)
+    twin.load_state_dict(model.state_dict())
+    load_optimizer_tensors(optimizers[1], twin, {k: v.clone() for k, v in tensors.items()})
+    again = optimizer_tensors(optimizers[1], twin)
+    assert set(again) == set(tensors)
+    assert all(torch.equal(again[k], v) for k, v in tensors.items())
+    for _ in range(2):
+        step(0, model)
+        step(1, twin)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, twin.get_parameter(name)), name
 
 
 def test_weight_average():

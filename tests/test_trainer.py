@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,8 @@ from fastrecon.config import (
     OptimConfig,
     RunConfig,
 )
+from fastrecon.data.stream import mean_image
+from fastrecon.evaluation import validation
 from fastrecon.models.lrm import LRM
 from fastrecon.signals import Interrupted
 from fastrecon.trainer import MAX_BAD_STEPS, Trainer, TrainingError
@@ -93,6 +97,14 @@ def weights(out: Path, name: str = "ema") -> dict[str, torch.Tensor]:
     return dict(checkpoint.tensors[name])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_mean_image() -> Iterator[None]:
+    """The baseline of the validation is a mean over hundreds of pictures; here four do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "mean_image", partial(mean_image, n_objects=4))
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """The folder of one uninterrupted run."""
@@ -126,6 +138,23 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     resumed.run()
     assert_same_state(finished, tmp_path / "parts")
     assert_same_exports(finished, tmp_path / "parts")
+
+
+def test_muon_and_a_worker_process_resume_exactly(tmp_path, monkeypatch):
+    """Batches from another process, two optimizers: the same run, interrupted or not."""
+    whole, parts = (micro(tmp_path / name, kind="muon") for name in ("whole", "parts"))
+    Trainer(whole).run()
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        Trainer(with_run(parts, data_workers=1)).run()
+    monkeypatch.undo()
+    resumed = Trainer(parts)
+    assert resumed.step == 2
+    resumed.run()
+    assert_same_state(tmp_path / "whole", tmp_path / "parts")
+    assert any(
+        name.endswith("/momentum_buffer") for name in weights(tmp_path / "parts", "optimizer")
+    )
 
 
 def assert_same_exports(one: Path, other: Path) -> None:
@@ -288,6 +317,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
         (micro(Path("x"), lr=-1.0), "optim.lr must be positive"),
         (micro(Path("x"), ema=1.0), r"optim.ema must lie in \[0, 1\)"),
         (micro(Path("x"), precision="fp16"), '"bf16" or "fp32"'),
+        (micro(Path("x"), kind="sgd"), 'optim.kind must be "adamw" or "muon"'),
+        (with_run(micro(Path("x")), data_workers=-1), "run.data_workers must not be negative"),
+        (replace(micro(Path("x")), loss=LossConfig(rgb=-1.0)), "loss.rgb must not be negative"),
         (with_run(micro(Path("x")), device="warp"), "run.device must be"),
         (replace(micro(Path("x")), loss=LossConfig(0.0, 0.0, 0.0)), "every loss weight is 0"),
     ],
