@@ -6,4 +6,4 @@ class ImageError(ValueError):
 
 
 class MeshError(ValueError):
-    """A reconstruction without a usable surface; the message says why and what to try."""
+    """A mesh that cannot be used or made; the message says why and what to try."""

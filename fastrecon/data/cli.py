@@ -1,0 +1,80 @@
+"""``fastrecon data``: the command lines around ``render_set`` and ``object_sheet``."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+
+HELP = """usage: fastrecon data COMMAND ...
+
+  render MESHES... -o OUT   meshes to pictures with alpha, depth, normals and cameras
+  objects -o SHEET.png      a contact sheet of the procedural objects that models learn from
+
+fastrecon data COMMAND --help tells more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``fastrecon data``; returns the exit code (see ``render_set``; 2: misused)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if args else 2
+    if args[0] == "render":
+        return _render(args[1:])
+    if args[0] == "objects":
+        return _objects(args[1:])
+    print(f"fastrecon data has no command {args[0]!r}\n\n{HELP}", file=sys.stderr)
+    return 2
+
+
+def _objects(args: Sequence[str]) -> int:
+    import tyro
+
+    from ..checkpoint import CheckpointError
+    from .object_sheet import SheetOptions, write_sheet
+
+    options = tyro.cli(SheetOptions, args=list(args), prog="fastrecon data objects")
+    try:
+        options.check()
+        write_sheet(options)
+    except ValueError as error:
+        return _complain(error, 2)
+    except (OSError, CheckpointError) as error:
+        return _complain(f"cannot write {options.out} ({error}); check the folder", 1)
+    print(f"wrote {options.out}")
+    return 0
+
+
+def _render(args: Sequence[str]) -> int:
+    import tyro
+
+    from ..checkpoint import CheckpointError
+    from .meshes.render import RenderError
+    from .render_options import RenderOptions
+    from .render_set import RenderSetError, render_set
+
+    options = tyro.cli(RenderOptions, args=list(args), prog="fastrecon data render")
+    try:
+        options.check()
+    except ValueError as error:
+        return _complain(error, 2)
+    try:
+        return render_set(options)
+    except KeyboardInterrupt:
+        return _complain("\nstopped; finished objects are whole", 130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _complain(
+                f"no room in {options.out} ({error}); free some space and run the same command "
+                "again: finished objects are whole and stay",
+                1,
+            )
+        return _complain(f"cannot write to {options.out} ({error}); check the folder", 1)
+    except (RenderSetError, RenderError, CheckpointError) as error:
+        return _complain(error, 1)
+
+
+def _complain(message: object, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
