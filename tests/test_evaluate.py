@@ -1,0 +1,100 @@
+"""`fastrecon evaluate` from the outside, with a model of some ten thousand parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastrecon.cli import main
+from fastrecon.data.meshes.render import MeshRenderer, RenderError
+from fastrecon.models.lrm import LRM
+from tests.data.meshes.made_meshes import cube, sphere
+from tests.micro import micro_config
+
+QUICK = ["--objects", "2", "--views", "3", "--size", "12", "--resolution", "12", "--points", "50"]
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(
+        "fastrecon.data.stream.mean_image", lambda cfg, size: torch.full((3, size, size), 0.9)
+    )
+    torch.manual_seed(0)
+    LRM(micro_config()).save_pretrained(tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def evaluate(weights: Path, *arguments: object) -> int:
+    return main(["evaluate", "--weights", str(weights), *QUICK, *map(str, arguments)])
+
+
+def test_from_weights_to_a_report(weights: Path, tmp_path: Path, capsys) -> None:
+    out, card = tmp_path / "out", tmp_path / "card.md"
+    assert evaluate(weights, "-o", out, "--markdown", card) == 0
+    said = capsys.readouterr().out
+    assert "### Held-out procedural objects" in said
+    assert (out / "tables.md").read_text() in said
+    assert "## Held-out figures" in card.read_text()
+    content = json.loads((out / "evaluation.json").read_text())
+    assert content["conditions"]["model"]["encoder"]["image_size"] == 16  # the weights', not ours
+    assert content["conditions"]["options"]["objects"] == 2
+    assert content["sets"][0]["views"]["all"]["psnr"]["model"]["objects"] == 2
+    for name in ("sheet_procedural.png", "gain_by_angle.png"):
+        Image.open(out / name).verify()
+    # the same figures again
+    assert evaluate(weights, "-o", tmp_path / "again") == 0
+    assert json.loads((tmp_path / "again/evaluation.json").read_text())["sets"] == content["sets"]
+
+
+def test_meshes_alone(weights: Path, tmp_path: Path, capsys) -> None:
+    try:
+        MeshRenderer().close()
+    except RenderError as error:
+        pytest.skip(f"meshes cannot be drawn here: {error}")
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    cube(folder)
+    sphere(folder, subdivisions=1)
+    (folder / "torn.ply").write_bytes(b"ply\n")
+    out = tmp_path / "out"
+    assert evaluate(weights, "--objects", 0, "--meshes", folder, "-o", out) == 0
+    assert "left out: torn:" in capsys.readouterr().out
+    (found,) = json.loads((out / "evaluation.json").read_text())["sets"]
+    assert (found["key"], found["objects"]) == ("meshes", 2)
+    assert [skipped["name"] for skipped in found["skipped"]] == ["torn"]
+    assert (out / "sheet_meshes.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--objects", "0"], 2, "nothing to evaluate"),
+        (["--size", "4"], 2, "--size must be at least 7, got 4"),
+        (["--recipe", "smal"], 2, "--recipe must be one of tiny, small"),
+        (["--meshes", "nowhere"], 1, "nowhere does not exist"),
+        (["--device", "cuda:99"], 1, ""),
+    ],
+)
+def test_misuse_ends_in_a_sentence(
+    weights: Path, tmp_path: Path, capsys, arguments: list[str], code: int, words: str
+) -> None:
+    if "--device" in arguments and torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    assert evaluate(weights, "-o", tmp_path / "out", *arguments) == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_missing_weights_and_a_card_without_a_place(weights: Path, tmp_path: Path, capsys) -> None:
+    assert evaluate(tmp_path / "none", "-o", tmp_path / "out") == 1
+    assert "none" in capsys.readouterr().err
+    card = tmp_path / "card.md"
+    card.write_text("words")
+    assert evaluate(weights, "--markdown", card) == 1
+    assert "has no lines" in capsys.readouterr().err
+    assert card.read_text() == "words"
