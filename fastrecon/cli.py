@@ -1,4 +1,4 @@
-"""The command line: ``fastrecon reconstruct`` and ``fastrecon train``."""
+"""The command line: ``fastrecon reconstruct``, ``train``, ``evaluate`` and ``data``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ HELP = """usage: fastrecon COMMAND ...
 
   reconstruct IMAGE...   pictures to meshes, turntables, depth and normals
   train RECIPE           train a model; the same line again continues an interrupted run
+  evaluate               held-out figures of a model: views and surfaces, with intervals
+  data render MESHES...  meshes to pictures with alpha, depth, normals and cameras
+  curate IMAGES          whole, unoccluded objects out of photographs, as crops with alpha
 
 fastrecon COMMAND --help tells more; fastrecon --version tells the version."""
 
@@ -28,6 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .training_cli import main as train
 
         return train(rest)
+    if command == "evaluate":
+        from .evaluate_cli import main as evaluate
+
+        return evaluate(rest)
+    if command == "data":
+        from .data.cli import main as data
+
+        return data(rest)
+    if command == "curate":
+        from .curate_cli import main as curate
+
+        return curate(rest)
     if command == "reconstruct":
         return _reconstruct(rest)
     print(f"fastrecon has no command {command!r}\n\n{HELP}", file=sys.stderr)
