@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fastrecon.cli import HELP
+from fastrecon.data.cli import HELP as DATA_HELP
 from fastrecon.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +30,7 @@ def test_snippets_run(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_snippets_to_run() -> None:
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
     assert sum(" && " in line for line in LINES) == 2
 
 
@@ -37,7 +39,12 @@ def test_command_lines_name_what_exists(line: str) -> None:
     for command in line.split(" && "):
         words = shlex.split(command)
         if words[:2] == ["python", "-m"]:
-            assert (ROOT / (words[2].replace(".", "/") + ".py")).exists()
+            module = ROOT / words[2].replace(".", "/")
+            assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
+        if words[0] == "fastrecon":
+            assert f"\n  {words[1]} " in HELP, words[1]
+        if words[:2] == ["fastrecon", "data"]:
+            assert f"\n  {words[2]} " in DATA_HELP, words[2]
         if words[0] == "fastrecon" and words[1] == "train":
             assert words[2] in RECIPES
         if words[:2] == ["python", "train.py"]:
