@@ -1,4 +1,4 @@
-"""The command line: ``fastrecon reconstruct``, ``train``, ``evaluate`` and ``data``."""
+"""The command line: ``fastrecon reconstruct``, ``train``, ``evaluate``, ``data`` and ``curate``."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def curate(entries: Sequence[Entry], job: Job, workers: int) -> int:
         workers: processes; 0 works in this one.
 
     Raises:
-        CurationError, ValueError: nothing was done; the message says why.
+        CurationError, ValueError: the message says why; finished pictures are whole.
         OSError: the output cannot be written; finished pictures are whole.
     """
     job.filters.check()
