@@ -149,7 +149,6 @@ def render_rays_reference(
     occupancy: Tensor | None = None,
     per_sample: bool = False,
     seed: int | Tensor | None = None,
-    field: Callable[..., Field] = make_field,
 ) -> Rendering:
     """Render rays (B, N, 3) in chunks; tensors are already in the dtype to compute in."""
     batch, n_rays, _ = rays_o.shape
@@ -161,7 +160,7 @@ def render_rays_reference(
     objects: list[list[Rendering]] = []
     for b in range(batch):
         cells = None if occupancy is None else occupancy[b]
-        look = field(tuple(level[b : b + 1] for level in levels), decoder, settings, cells)
+        look = make_field(tuple(level[b : b + 1] for level in levels), decoder, settings, cells)
         chunks = []
         for start in range(0, max(n_rays, 1), step):
             part = slice(start, start + step)
@@ -237,18 +236,13 @@ def _join(chunks: list[list[Rendering]]) -> Rendering:
 
 
 def query_points_reference(
-    levels: tuple[Tensor, ...],
-    decoder: Decoder,
-    points: Tensor,
-    settings: RenderSettings,
-    *,
-    field: Callable[..., Field] = make_field,
+    levels: tuple[Tensor, ...], decoder: Decoder, points: Tensor, settings: RenderSettings
 ) -> tuple[Tensor, Tensor]:
     """Raw density and colours at points (B, N, 3) in scene units, in chunks."""
     recompute = _needs_gradient(*levels, *decoder.parameters, points)
     raws, rgbs = [], []
     for b in range(points.shape[0]):
-        look = field(tuple(level[b : b + 1] for level in levels), decoder, settings, None)
+        look = make_field(tuple(level[b : b + 1] for level in levels), decoder, settings, None)
         chunks = points[b].split(chunk_samples(points.device))
         parts = [_run(recompute, look, chunk) for chunk in chunks]
         raws.append(torch.cat([raw for raw, _ in parts]))

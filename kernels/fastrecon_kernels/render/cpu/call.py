@@ -121,15 +121,13 @@ class Call:
         """Add up the gradients of object ``b``."""
         if not field.wants_rows:
             return
-        found = field.finish()
-        for total, d_level in zip(self.d_levels, found, strict=False):
+        d_levels, d_first = field.finish()
+        for total, d_level in zip(self.d_levels, d_levels, strict=True):
             if total is not None:
                 total[b] = d_level[0]
-        if self.network.folded:
-            first = found[len(self.levels) :]
-            self.d_weight += first[0]
-            if self.d_bias is not None:
-                self.d_bias += first[1]
+        first = [x for x in (self.d_weight, self.d_bias) if x is not None]
+        for total, part in zip(first, d_first, strict=False):
+            total += part
 
     def gradients(self) -> list[Tensor | None]:
         """Gradients of ``(*levels, *decoder.parameters)``."""

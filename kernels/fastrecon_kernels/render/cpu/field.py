@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ from ...types import Decoder
 from ..reference import occupied
 from .lookup import Cells, find_cells, gather, point_gradient, texel_gradient
 from .network import Network, Record, equal_parts
-from .texels import Layout, folded_rows, plain_rows
+from .texels import Layout, level_rows
 
-GROUPED_POINTS = 1 << 14, 1 << 16
+GROUPED_POINTS = 1 << 14, 1 << 15
 """Fewest and most points whose texel gradients are summed at once: twice the number of texels in
 between, for grouping them costs a pass over all texels."""
 BLOCK_TAPS = 1 << 17
@@ -65,26 +65,19 @@ class Field:
         self.settings, self.network, self.occupancy = settings, network, occupancy
         self.layout = layout
         self.per_plane = not network.folded and settings.reduction == "concat"
-        first = [x for x in (decoder.weights[0], decoder.biases[0]) if x is not None]
-        self.sources = [*levels, *(first if network.folded else [])]
-        self.wants_rows = wanted.levels or (network.folded and wanted.parameters)
+        self.levels = levels
+        folds = network.folded
+        self.first = (decoder.weights[0], decoder.biases[0]) if folds else (None, None)
+        self.wants_rows = wanted.levels or (folds and wanted.parameters)
         self.wants_points = wanted.points
-        with torch.set_grad_enabled(self.wants_rows):
-            leaves = [x.detach().requires_grad_(self.wants_rows) for x in self.sources]
-            self.sources = leaves
-            if network.folded:
-                bias = leaves[-1] if len(first) == 2 else None
-                weight = leaves[len(levels)]
-                self.graph = folded_rows(
-                    tuple(leaves[: len(levels)]), weight, bias, settings.reduction
-                )
-            else:
-                self.graph = plain_rows(tuple(leaves))
-                if settings.reduction == "mean":
-                    self.graph = self.graph / 3
-        self.rows = self.graph.detach()
+        self.rows = levels[0].new_empty(layout.n_rows, network.width_of_rows(levels[0].shape[2]))
+        for level, start, end in zip(levels, layout.starts, layout.starts[1:], strict=False):
+            self.rows[start:end] = self._rows(level, *self.first)
         self.d_rows: Tensor | None = None
         self.waiting: list[tuple[Cells, Tensor]] = []
+
+    def _rows(self, level: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return level_rows(level, weight, bias, self.settings.reduction, len(self.levels))
 
     def look(self, unit: Tensor, alive: Tensor | None, keep: bool) -> tuple[Tensor, Looked]:
         """Raw density and colours (1 + K, M) at points (3, M), the box at [-1, 1].
@@ -173,9 +166,21 @@ class Field:
         d_rows = texel_gradient(cells, grad, self.layout, self.per_plane)
         self.d_rows = d_rows if self.d_rows is None else self.d_rows.add_(d_rows)
 
-    def finish(self) -> Sequence[Tensor]:
+    def finish(self) -> tuple[list[Tensor], list[Tensor]]:
         """Gradients of the levels, and of the first layer's tensors if it is folded."""
         self._group()
-        if self.d_rows is None:
-            return [torch.zeros_like(x) for x in self.sources]
-        return torch.autograd.grad(self.graph, self.sources, self.d_rows)
+        first = [x for x in self.first if x is not None]
+        d_levels, d_first = [], [torch.zeros_like(x) for x in first]
+        for i, level in enumerate(self.levels):
+            if self.d_rows is None:
+                d_levels.append(torch.zeros_like(level))
+                continue
+            sources = [x.detach().requires_grad_() for x in (level, *first)]
+            with torch.enable_grad():
+                rows = self._rows(sources[0], *(*sources[1:], None, None)[:2])
+            start, end = self.layout.starts[i : i + 2]
+            d_level, *found = torch.autograd.grad(rows, sources, self.d_rows[start:end])
+            d_levels.append(d_level)
+            for total, part in zip(d_first, found, strict=True):
+                total += part
+        return d_levels, d_first

@@ -94,9 +94,13 @@ def texel_gradient(cells: Cells, grad: Tensor, layout: Layout, per_plane: bool) 
     fx, fy = (x.flatten().index_select(0, order) for x in cells.inside.split(3))
     far = fx * fy
     right, down = fx - far, fy - far
-    d_rows = grad.new_zeros(layout.n_rows, grad.shape[1])
-    for corner, weights in enumerate((1 - fy - right, right, down, far)):
-        sums = F.embedding_bag(source, grad, offsets, mode="sum", per_sample_weights=weights)
+
+    def sums_of(weights: Tensor) -> Tensor:
+        return F.embedding_bag(source, grad, offsets, mode="sum", per_sample_weights=weights)
+
+    d_rows = sums_of(1 - fy - right)
+    for corner, weights in ((1, right), (2, down), (3, far)):
+        sums = sums_of(weights)
         for level in range(len(layout.sides)):
             start, end = layout.starts[level], layout.starts[level + 1]
             offset = int(layout.corners[level, corner])

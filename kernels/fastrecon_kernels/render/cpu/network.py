@@ -67,9 +67,14 @@ class Network:
         self.weights = [w.to(self.dtype) for w in decoder.weights[skip:]]
         self.biases = [None if b is None else b.to(self.dtype) for b in decoder.biases[skip:]]
         self.width = max(w.shape[0] for w in decoder.weights)
+        self.first_width = decoder.weights[0].shape[0]
         self.n_outputs = decoder.weights[-1].shape[0]
         self.d_weights = [torch.zeros_like(w) for w in decoder.weights[skip:]]
         self.d_biases = [None if b is None else torch.zeros_like(b) for b in decoder.biases[skip:]]
+
+    def width_of_rows(self, channels: int) -> int:
+        """Numbers per texel row of planes with so many channels."""
+        return self.first_width if self.folded else channels
 
     def forward(self, x: Tensor, keep: bool) -> tuple[Tensor, Record]:
         """(M, features), or the first layer's (M, hidden) -> outputs (1 + K, M).
@@ -103,9 +108,12 @@ class Network:
             else:
                 out = arguments[i + 1 if self.folded else i]
             spare = x if activated or arguments is None else None
+            if bias is not None and self.half:
+                x = torch.addmm(bias, x, weight.t(), out=out)
+                continue
             x = torch.mm(x, weight.t(), out=out)
             if bias is not None:
-                x += bias  # `addmm` copies the bias first, which takes longer
+                x += bias  # in fp32 `addmm` copies the bias first, which takes longer
         return x.t()  # a single layer, folded
 
     def backward(self, grad: Tensor, record: Record) -> Tensor:

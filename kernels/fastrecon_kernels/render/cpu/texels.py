@@ -6,7 +6,7 @@ to the samples. Concatenation, mean and sum over planes and levels then all beco
     W concat_p f_p(x) + b = sum_p sum_taps weight (W_p texel + b / 3)
 
 The bilinear weights of a point in a plane add up to 1, its taps in the border included, so the
-bias is a third on every texel of the first level, border and all.
+bias is spread over the planes and levels, a share of it on every texel, border and all.
 """
 
 from __future__ import annotations
@@ -87,25 +87,24 @@ def bordered(level: Tensor) -> Tensor:
     return last.reshape(3, -1, last.shape[-1])
 
 
-def plain_rows(levels: tuple[Tensor, ...]) -> Tensor:
-    """Levels of one object as (T, C) rows."""
-    return torch.cat([bordered(level).flatten(0, 1) for level in levels])
-
-
-def folded_rows(
-    levels: tuple[Tensor, ...], weight: Tensor, bias: Tensor | None, reduction: str
+def level_rows(
+    level: Tensor, weight: Tensor | None, bias: Tensor | None, reduction: str, n_levels: int
 ) -> Tensor:
-    """Levels of one object and the first layer (hidden, features) as (T, hidden) rows."""
-    hidden, features = weight.shape
-    if reduction == "concat":
-        each = weight.view(hidden, 3, features // 3).permute(1, 2, 0)  # (3, C, hidden)
+    """A level (1, 3, C, H, W) as (3 (H + 2) (W + 2), F) rows.
+
+    Args:
+        weight: (hidden, features) of a first layer that is folded in; None: rows of C channels.
+        bias: (hidden,), of which every level of ``n_levels`` takes its share, or None.
+    """
+    texels = bordered(level)
+    channels = texels.shape[-1]
+    if weight is None:
+        rows = texels / 3 if reduction == "mean" else texels
     else:
-        each = (weight / 3 if reduction == "mean" else weight).t().expand(3, features, hidden)
-    rows = []
-    for i, level in enumerate(levels):
-        texels = bordered(level)
-        if i == 0 and bias is not None:
-            rows.append(torch.baddbmm(bias / 3, texels, each).flatten(0, 1))
+        if reduction == "concat":
+            each = weight.view(-1, 3, channels).permute(1, 2, 0)  # (3, C, hidden)
         else:
-            rows.append((texels @ each).flatten(0, 1))
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+            each = (weight / 3 if reduction == "mean" else weight).t().expand(3, -1, -1)
+        share = None if bias is None else bias / (3 * n_levels)
+        rows = texels @ each if share is None else torch.baddbmm(share, texels, each)
+    return rows.flatten(0, 1)
