@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def _work(barrier: Barrier, first: int, options: argparse.Namespace) -> None:
 
 def views_per_second(options: argparse.Namespace) -> float:
     """Pictures per second of all processes together."""
+    # Every process is to have one thread, and numpy's are set before it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(options.processes + 1)
     workers = [

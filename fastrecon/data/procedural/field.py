@@ -195,4 +195,6 @@ class Field:
         around = points[:, :, None] + step * corners.T[:, None, :, None]  # (3, B, 4, N)
         taps = self.distance(around.flatten(2)).unflatten(1, (4, -1))  # (B, 4, N)
         gradient = torch.einsum("ki,bkn->ibn", corners, taps)
-        return torch.nn.functional.normalize(gradient, dim=0), taps.mean(1)
+        # Written out: torch's norm over the first dimension takes milliseconds on a processor.
+        length = torch.sqrt((gradient * gradient).sum(0)).clamp(min=1e-12)
+        return gradient / length, taps.mean(1)
