@@ -7,7 +7,6 @@ there. A run that was stopped continues where it was.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import multiprocessing
 import os
@@ -18,11 +17,11 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ..run_folder import only_run
 from ..signals import StopRequest
 from .coco import CurationError, Entry, coco_masks
 from .crops import write_whole
@@ -62,7 +61,7 @@ def curate(entries: Sequence[Entry], job: Job, workers: int) -> int:
     entries = _distinct(entries)
     job.out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with _only_run(job.out), StopRequest() as stop:
+    with only_run(job.out, CurationError), StopRequest() as stop:
         _check_settings(job)
         with Manifest(job.out) as manifest:
             todo = [entry for entry in entries if entry.name not in manifest.done]
@@ -206,23 +205,3 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
         inner = _flat(value) if isinstance(value, dict) else {"": value}
         flat |= {f"{key}.{name}" if name else key: found for name, found in inner.items()}
     return flat
-
-
-@contextlib.contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one writes; a killed run frees it."""
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise CurationError(
-                    f"another run is writing to {out}; wait for it, or use another --out"
-                ) from error
-            # a file system without locks
-        yield

@@ -9,7 +9,6 @@ the same folder is refused.
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import hashlib
 import json
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from ..checkpoint import write_atomic
 from ..errors import MeshError
+from ..run_folder import only_run
 from ..signals import StopRequest
 from .folders import remove_leftovers, replacing_folder, write_flushed
 from .layouts import FULL, TRANSFORMS, transforms_json, view_files, view_names
@@ -116,7 +116,7 @@ def render_set(options: RenderOptions) -> int:
     options.check()
     meshes = find_meshes(options.meshes)
     options.out.mkdir(parents=True, exist_ok=True)
-    with _only_run(options.out):
+    with only_run(options.out, RenderSetError):
         _check_settings(options)
         remove_leftovers(options.out)
         # The renderer starts with the first mesh to draw: a finished set needs no graphics.
@@ -231,27 +231,6 @@ def _check_settings(options: RenderOptions) -> None:
             f"{options.out} holds objects of other settings ({'; '.join(changes)}); "
             "use another --out, or delete that folder"
         )
-
-
-@contextlib.contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one writes; a killed run frees it."""
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                yield  # a file system without locks
-                return
-            raise RenderSetError(
-                f"another run is writing to {out}; wait for it, or use another --out"
-            ) from error
-        yield
 
 
 def _append(path: Path, record: Record) -> None:

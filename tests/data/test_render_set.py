@@ -240,7 +240,7 @@ def test_a_full_disk(meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_two_runs_into_one_folder(meshes: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with module._only_run(out):
+    with module.only_run(out, module.RenderSetError):
         assert render(meshes, "-o", out) == 1
     assert "another run is writing to" in capsys.readouterr().err
     assert render(meshes, "-o", out) == 0
