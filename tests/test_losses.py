@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from fastrecon.losses import depth_l1, mask_mse, psnr_from_mse, rgb_mse
+from fastrecon.losses import (
+    clip_similarity_loss,
+    depth_l1,
+    hardest_view,
+    mask_mse,
+    plane_tv,
+    psnr_from_mse,
+    rgb_mse,
+)
 
 
 def test_rgb_mse():
@@ -57,3 +65,40 @@ def test_shapes_are_not_broadcast(term):
 def test_depth_l1_checks_the_mask_too():
     with pytest.raises(ValueError, match="mask"):
         depth_l1(torch.zeros(4), torch.zeros(4), torch.zeros(1))
+
+
+def test_clip_similarity_is_per_picture():
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0]]).expand(3, 2)
+    loss = clip_similarity_loss(features, target)
+    assert loss.tolist() == pytest.approx([-1.0, -0.6, 1.0])
+    loss.sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, -target)
+    with pytest.raises(ValueError, match="features"):
+        clip_similarity_loss(features, target[:1])
+
+
+def test_the_hardest_view_is_the_least_similar():
+    similarities = torch.tensor([[0.9, 0.2, 0.5], [-0.1, 0.0, 0.1]])
+    assert hardest_view(similarities).tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"\(B, m\)"):
+        hardest_view(similarities[0])
+    with pytest.raises(ValueError, match="m at least 1"):
+        hardest_view(torch.zeros(2, 0))
+
+
+def test_plane_tv_is_rows_plus_columns():
+    # one plane in six is 0 2 / 1 3: steps of 1 down and of 2 across
+    planes = torch.zeros(1, 3, 2, 2, 2)
+    planes[0, 1, 0] = torch.tensor([[0.0, 2.0], [1.0, 3.0]])
+    planes.requires_grad_()
+    loss = plane_tv(planes)
+    assert loss.item() == pytest.approx((1 + 4) / 6)
+    loss.backward()
+    assert planes.grad is not None
+    # the corner 0: d/dx ((1 - x)^2 + (2 - x)^2) over 12 steps each way
+    assert planes.grad[0, 1, 0, 0, 0].item() == pytest.approx(-(2 * 1 + 2 * 2) / 12)
+    assert plane_tv(torch.full((2, 3, 4, 5, 5), 0.7)).item() == 0
+    with pytest.raises(ValueError, match=r"planes\[None\]"):
+        plane_tv(planes[0])

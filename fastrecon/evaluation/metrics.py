@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses import psnr_from_mse
+from ..perceptual.ssim import ssim_map
 
 
 def psnr(pictures: Tensor, target: Tensor) -> Tensor:
@@ -35,25 +35,9 @@ def ssim(pictures: Tensor, target: Tensor) -> Tensor:
         ``(...)``, one value per picture, at most 1.
     """
     _check(pictures, target)
-    window = 7
-    if min(pictures.shape[-2:]) < window:
-        raise ValueError(f"ssim needs pictures of at least 7 x 7, got {tuple(pictures.shape)}")
     # in fp64: variances are differences of nearly equal numbers
-    x = pictures.double().flatten(0, -4) if pictures.ndim > 3 else pictures.double()[None]
-    y = target.double().flatten(0, -4) if target.ndim > 3 else target.double()[None]
-
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, window, stride=1)
-
-    unbiased = window**2 / (window**2 - 1)
-    mean_x, mean_y = mean(x), mean(y)
-    var_x = unbiased * (mean(x * x) - mean_x * mean_x)
-    var_y = unbiased * (mean(y * y) - mean_y * mean_y)
-    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x * mean_x + mean_y * mean_y + c1) * (var_x + var_y + c2)
-    )
+    x, y = (value.double().reshape(-1, *value.shape[-3:]) for value in (pictures, target))
+    similarity = ssim_map(x, y)
     return similarity.mean((-3, -2, -1)).reshape(pictures.shape[:-3]).to(torch.float32)
 
 
