@@ -1,14 +1,16 @@
-"""``fastrecon data``: the command lines around ``render_set`` and ``object_sheet``."""
+"""``fastrecon data``: the command lines around ``render_set``, ``pack`` and ``object_sheet``."""
 
 from __future__ import annotations
 
 import errno
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 HELP = """usage: fastrecon data COMMAND ...
 
   render MESHES... -o OUT   meshes to pictures with alpha, depth, normals and cameras
+  pack SRC -o OUT           a data set of posed or single pictures to shards for training
   objects -o SHEET.png      a contact sheet of the procedural objects that models learn from
 
 fastrecon data COMMAND --help tells more."""
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if args else 2
     if args[0] == "render":
         return _render(args[1:])
+    if args[0] == "pack":
+        return _pack(args[1:])
     if args[0] == "objects":
         return _objects(args[1:])
     print(f"fastrecon data has no command {args[0]!r}\n\n{HELP}", file=sys.stderr)
@@ -64,15 +68,38 @@ def _render(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _complain("\nstopped; finished objects are whole", 130)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _complain(
-                f"no room in {options.out} ({error}); free some space and run the same command "
-                "again: finished objects are whole and stay",
-                1,
-            )
-        return _complain(f"cannot write to {options.out} ({error}); check the folder", 1)
+        return _complain(_write_failure(options.out, error, "objects"), 1)
     except (RenderSetError, RenderError, CheckpointError) as error:
         return _complain(error, 1)
+
+
+def _pack(args: Sequence[str]) -> int:
+    import tyro
+
+    from .pack import PackOptions, pack
+
+    options = tyro.cli(PackOptions, args=list(args), prog="fastrecon data pack")
+    try:
+        options.check()
+    except ValueError as error:
+        return _complain(error, 2)
+    try:
+        return pack(options)
+    except KeyboardInterrupt:
+        return _complain("\nstopped; finished shards are whole", 130)
+    except OSError as error:
+        return _complain(_write_failure(options.out, error, "shards"), 1)
+    except ValueError as error:
+        return _complain(error, 1)
+
+
+def _write_failure(out: Path, error: OSError, what: str) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no room in {out} ({error}); free some space and run the same command again: finished "
+            f"{what} are whole and stay"
+        )
+    return f"cannot write to {out} ({error}); check the folder"
 
 
 def _complain(message: object, code: int) -> int:

@@ -23,8 +23,6 @@ wherever alpha is above 0.
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,18 +33,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .camera_files import TRANSFORMS, ZERO123_FOV, Cameras, frames_json, parse_json
 from .meshes.normals import Array
+from .picture_files import decode_rgba, open_picture, read_bytes
 from .pictures import Pictures
+from .posed.folders import nerf_cameras, picture_path, zero123_cameras
 
 Layout = Literal["nerf", "zero123"]
-TRANSFORMS = "transforms.json"
 FULL = 65535
-ZERO123_FOV = 49.1
-"""Degrees; of Zero123's renders, whose folders do not say it."""
-
-
-class LayoutError(ValueError):
-    """A folder of views that cannot be read; the message names the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,19 +102,9 @@ def transforms_json(
     c2w: Tensor, fov_deg: float, size: int, depth_scale: float, extra: Mapping[str, Any]
 ) -> bytes:
     """The contents of transforms.json for all views of an object, (V, 4, 4)."""
-    cameras = c2w.detach().to("cpu", torch.float64).tolist()
-    transforms = {
-        "camera_angle_x": math.radians(fov_deg),
-        "w": size,
-        "h": size,
-        "depth_scale": depth_scale,
-        **extra,
-        "frames": [
-            {"file_path": f"./{name}", "transform_matrix": camera}
-            for name, camera in zip(view_names(len(cameras)), cameras, strict=True)
-        ],
-    }
-    return json.dumps(transforms, indent=1).encode()
+    poses = c2w.detach().to("cpu", torch.float64).numpy()
+    said = {"depth_scale": depth_scale, **extra}
+    return frames_json(poses, fov_deg, size, view_names(len(poses)), said)
 
 
 def _png(picture: Array) -> bytes:
@@ -139,20 +123,9 @@ def read_nerf(folder: Path) -> Views:
     """Views of a folder with transforms.json, ours or a NeRF-synthetic one without depth.
 
     Raises:
-        LayoutError: a file is missing or damaged.
+        CollectionError: a file is missing or damaged.
     """
-    transforms = read_transforms(folder)
-    try:
-        frames = transforms["frames"]
-        names = [str(frame["file_path"]).removeprefix("./") for frame in frames]
-        c2w = torch.tensor([f["transform_matrix"] for f in frames], dtype=torch.float64)
-        fov = math.degrees(transforms["camera_angle_x"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise LayoutError(
-            f"{folder / TRANSFORMS} has no camera_angle_x and frames with file_path and "
-            f"transform_matrix ({type(error).__name__}: {error})"
-        ) from error
-    return _read(folder, names, c2w, fov, transforms.get("depth_scale"))
+    return _read(folder, nerf_cameras(folder))
 
 
 def read_zero123(folder: Path, fov_deg: float = ZERO123_FOV) -> Views:
@@ -162,55 +135,35 @@ def read_zero123(folder: Path, fov_deg: float = ZERO123_FOV) -> Views:
         fov_deg: field of view of a folder without transforms.json, degrees.
 
     Raises:
-        LayoutError: a file is missing or damaged.
+        CollectionError: a file is missing or damaged.
     """
-    names = sorted(path.stem for path in folder.glob("*.npy"))
-    if not names:
-        raise LayoutError(f"{folder} has no NNN.npy; read_nerf reads folders without")
-    c2w = np.tile(np.eye(4), (len(names), 1, 1))
-    for matrix, name in zip(c2w, names, strict=True):
-        try:
-            matrix[:3] = np.load(folder / f"{name}.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise LayoutError(
-                f"{folder / name}.npy is not a (3, 4) camera ({error}); render it again"
-            ) from error
-    scale = None
+    return _read(folder, zero123_cameras(folder, fov_deg))
+
+
+def _read(folder: Path, cameras: Cameras) -> Views:
+    files = {name: picture_path(folder, name) for name in cameras.names}
+    rgba = np.stack([decode_rgba(read_bytes(path), str(path)) for path in files.values()])
+    depth = normal = scale = None
     if (folder / TRANSFORMS).exists():
-        transforms = read_transforms(folder)
-        fov_deg, scale = math.degrees(transforms["camera_angle_x"]), transforms.get("depth_scale")
-    return _read(folder, names, torch.from_numpy(np.linalg.inv(c2w)), fov_deg, scale)
-
-
-def read_transforms(folder: Path) -> dict[str, Any]:
-    """A folder's transforms.json."""
-    path = folder / TRANSFORMS
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise LayoutError(f"{path} is missing or damaged ({error}); render it again") from error
-
-
-def _read(
-    folder: Path, names: list[str], c2w: Tensor, fov_deg: float, scale: float | None
-) -> Views:
-    rgba = torch.stack([_picture(folder / f"{name}.png", "RGBA") for name in names])
-    depth = normal = None
+        label = str(folder / TRANSFORMS)
+        scale = parse_json(read_bytes(folder / TRANSFORMS), label).get("depth_scale")
     if scale is not None and (folder / "depth").is_dir():
-        depth = torch.stack([_picture(folder / f"depth/{n}.png", None) for n in names])[:, 0]
+        depth = torch.stack([_values(folder / f"depth/{n}.png") for n in cameras.names])[:, 0]
         depth = (depth * scale).float()
     if (folder / "normal").is_dir():
-        coded = torch.stack([_picture(folder / f"normal/{n}.png", "RGB") for n in names])
+        coded = torch.stack([_values(folder / f"normal/{n}.png") for n in cameras.names])
         normal = torch.nn.functional.normalize(coded / 127.5 - 1, dim=1)
         normal = torch.where(coded.sum(1, keepdim=True) > 0, normal, 0.0)
-    return Views(rgba / 255, depth, normal, c2w, fov_deg)
+    return Views(
+        torch.from_numpy(rgba).permute(0, 3, 1, 2).float() / 255,
+        depth,
+        normal,
+        torch.from_numpy(cameras.c2w),
+        float(cameras.fov_deg[0]),
+    )
 
 
-def _picture(path: Path, mode: str | None) -> Tensor:
+def _values(path: Path) -> Tensor:
     """A picture's values as they are stored, (C, H, W) float32."""
-    try:
-        with Image.open(path) as image:
-            array = np.asarray(image.convert(mode) if mode else image, np.float32)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise LayoutError(f"{path} is missing or damaged ({error}); render it again") from error
-    return torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
+    image = open_picture(read_bytes(path), str(path))
+    return torch.from_numpy(np.atleast_3d(np.asarray(image, np.float32)).transpose(2, 0, 1).copy())

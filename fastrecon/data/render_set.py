@@ -25,17 +25,17 @@ from tqdm import tqdm
 
 from ..checkpoint import write_atomic
 from ..errors import MeshError
-from ..run_folder import only_run
+from ..run_folder import keep_settings, only_run
 from ..signals import StopRequest
+from .camera_files import TRANSFORMS
 from .folders import remove_leftovers, replacing_folder, write_flushed
-from .layouts import FULL, TRANSFORMS, transforms_json, view_files, view_names
+from .layouts import FULL, transforms_json, view_files, view_names
 from .meshes.files import KINDS
 from .meshes.mesh import Mesh, load_mesh
 from .meshes.render import SOFT, UNLIT, MeshRenderer
 from .render_options import RenderOptions
 from .shards import write_shards
 
-SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
 OBJECT = "object.json"
 SHARDS = "shards"
@@ -117,7 +117,15 @@ def render_set(options: RenderOptions) -> int:
     meshes = find_meshes(options.meshes)
     options.out.mkdir(parents=True, exist_ok=True)
     with only_run(options.out, RenderSetError):
-        _check_settings(options)
+        keep_settings(
+            options.out,
+            options.settings(),
+            RenderSetError,
+            holds="objects",
+            write=write_atomic,
+            begun=any(options.out.glob("*/" + OBJECT)),
+            spelled=lambda key: "--" + key.replace("_", "-"),
+        )
         remove_leftovers(options.out)
         # The renderer starts with the first mesh to draw: a finished set needs no graphics.
         with contextlib.ExitStack() as stack, StopRequest() as stop:
@@ -206,31 +214,6 @@ def _finished(folder: Path) -> Record | None:
         return Record(**{**stored, "notes": tuple(stored["notes"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _check_settings(options: RenderOptions) -> None:
-    """Refuse to mix pictures of different settings in one folder."""
-    path = options.out / SETTINGS
-    wanted = options.settings()
-    if not path.exists():
-        if any(options.out.glob("*/" + OBJECT)):
-            raise RenderSetError(f"{path} is missing although objects are there; use another --out")
-        write_atomic(path, json.dumps(wanted, indent=1).encode())
-        return
-    try:
-        present = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RenderSetError(f"{path} is damaged ({error}); use another --out") from error
-    changes = [
-        f"--{key.replace('_', '-')} {present.get(key)} there, {wanted.get(key)} now"
-        for key in sorted({*present, *wanted})
-        if present.get(key) != wanted.get(key)
-    ]
-    if changes:
-        raise RenderSetError(
-            f"{options.out} holds objects of other settings ({'; '.join(changes)}); "
-            "use another --out, or delete that folder"
-        )
 
 
 def _append(path: Path, record: Record) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastrecon.cameras import camera_rays, orbit_c2w
+from fastrecon.data.camera_files import CollectionError
 from fastrecon.data.layouts import (
-    LayoutError,
     read_nerf,
     read_zero123,
     transforms_json,
@@ -129,18 +129,18 @@ def test_many_views_stay_in_order() -> None:
 def test_damage_is_named(tmp_path: Path, pictures: Pictures) -> None:
     folder = write(tmp_path / "ball", pictures, "zero123")
     (folder / "001.npy").write_bytes(b"no array")
-    with pytest.raises(LayoutError, match=r"001.npy is not a \(3, 4\) camera"):
+    with pytest.raises(CollectionError, match=r"001.npy is not a \(3, 4\) camera"):
         read_zero123(folder)
     (folder / "001.png").write_bytes((folder / "001.png").read_bytes()[:90])
-    with pytest.raises(LayoutError, match=r"001.png is missing or damaged"):
+    with pytest.raises(CollectionError, match=r"001.png is missing or damaged"):
         read_nerf(folder)
     (folder / "transforms.json").write_text('{"frames": [{}]}')
-    with pytest.raises(LayoutError, match="file_path"):
+    with pytest.raises(CollectionError, match="file_path"):
         read_nerf(folder)
     (folder / "transforms.json").write_text("{")
-    with pytest.raises(LayoutError, match=r"transforms.json is missing or damaged"):
+    with pytest.raises(CollectionError, match=r"transforms.json is missing or damaged"):
         read_nerf(folder)
-    with pytest.raises(LayoutError, match=r"has no NNN.npy"):
+    with pytest.raises(CollectionError, match=r"has no NNN.npy"):
         read_zero123(tmp_path)
 
 
