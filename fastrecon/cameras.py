@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -55,17 +56,26 @@ def orbit_c2w(
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def focal_length(height: int, fov_deg: float) -> float:
-    """Focal length in pixels of a picture ``height`` pixels tall; ``fov_deg`` is vertical."""
+@overload
+def focal_length(height: int, fov_deg: float) -> float: ...
+@overload
+def focal_length(height: int, fov_deg: Tensor) -> Tensor: ...
+def focal_length(height: int, fov_deg: float | Tensor) -> float | Tensor:
+    """Focal length in pixels of a picture ``height`` pixels tall; ``fov_deg`` is vertical.
+
+    A tensor of fields of view is not looked at, which would wait for its device.
+    """
     if height < 1:
         raise ValueError(f"a picture needs a height of at least one pixel, got {height}")
+    if isinstance(fov_deg, Tensor):
+        return height / (2.0 * (fov_deg.deg2rad() / 2.0).tan())
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg must lie between 0 and 180 degrees, got {fov_deg}")
     return height / (2.0 * math.tan(math.radians(fov_deg) / 2.0))
 
 
 def pixel_rays(
-    c2w: Tensor, pixels: Tensor, height: int, width: int, fov_deg: float
+    c2w: Tensor, pixels: Tensor, height: int, width: int, fov_deg: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rays through given positions of a picture.
 
@@ -74,7 +84,8 @@ def pixel_rays(
         pixels: (..., R, 2) positions (x, y) in pixel units: x right, y down, the top left corner
             of the picture at (0, 0), the centre of its first pixel at (0.5, 0.5).
         height, width: of the picture, in pixels.
-        fov_deg: vertical field of view in degrees (also horizontal, for square pictures).
+        fov_deg: vertical field of view in degrees (also horizontal, for square pictures), one for
+            all cameras or one for each (...).
 
     Returns:
         rays_o, rays_d (..., R, 3); rays_d of unit length.
@@ -89,6 +100,8 @@ def pixel_rays(
             "one camera's pixels are (R, 2)"
         )
     focal = focal_length(height, fov_deg)
+    if isinstance(focal, Tensor):
+        focal = focal.to(pixels)[..., None]
     x = (pixels[..., 0] - width / 2) / focal
     y = (height / 2 - pixels[..., 1]) / focal
     local = torch.stack([x, y, torch.full_like(x, -1.0)], dim=-1).to(c2w.dtype)
@@ -97,8 +110,30 @@ def pixel_rays(
     return origins, directions
 
 
-def camera_rays(c2w: Tensor, height: int, width: int, fov_deg: float) -> tuple[Tensor, Tensor]:
-    """Rays through the centre of every pixel: c2w (..., 4, 4) -> two tensors (..., H, W, 3)."""
+def camera_vector(c2w: Tensor, fov_deg: float | Tensor) -> Tensor:
+    """What a pose-conditioned model reads: ``c2w (..., 4, 4)`` -> ``(..., 16)``.
+
+    The upper 3x4 of the pose row by row, then fx, fy, cx, cy in units of the picture's sides. The
+    pose is of this package's world; a model with another one turns it itself. ``fov_deg`` is one
+    for all cameras or one for each (...).
+    """
+    if c2w.shape[-2:] != (4, 4):
+        raise ValueError(
+            f"c2w must be (..., 4, 4) camera-to-world matrices, got {tuple(c2w.shape)}"
+        )
+    focal = torch.as_tensor(focal_length(1, fov_deg)).to(c2w).expand(c2w.shape[:-2])
+    centre = torch.full_like(focal, 0.5)
+    intrinsics = torch.stack([focal, focal, centre, centre], dim=-1)
+    return torch.cat([c2w[..., :3, :].flatten(-2), intrinsics], dim=-1)
+
+
+def camera_rays(
+    c2w: Tensor, height: int, width: int, fov_deg: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rays through the centre of every pixel: c2w (..., 4, 4) -> two tensors (..., H, W, 3).
+
+    ``fov_deg`` is one for all cameras or one for each (...).
+    """
     ys, xs = torch.meshgrid(
         torch.arange(height, device=c2w.device) + 0.5,
         torch.arange(width, device=c2w.device) + 0.5,
@@ -140,6 +175,23 @@ def sample_orbits(
     azimuth = azimuths[0] + (azimuths[1] - azimuths[0]) * u[0]
     low, high = math.sin(elevations[0]), math.sin(elevations[1])
     return azimuth, (low + (high - low) * u[1]).clamp(-1.0, 1.0).asin()
+
+
+def inverse_c2w(c2w: Tensor) -> Tensor:
+    """World-to-camera (..., 4, 4) of rigid camera-to-world matrices, without a solver."""
+    turned = c2w[..., :3, :3].mT
+    moved = -(turned @ c2w[..., :3, 3:])
+    return torch.cat([torch.cat([turned, moved], dim=-1), c2w[..., 3:, :]], dim=-2)
+
+
+def view_back(c2w: Tensor, canonical: Tensor) -> Tensor:
+    """Where the canonical camera stands for a model that takes the camera ``c2w`` for canonical.
+
+    Such a model's world is the old one moved by ``canonical @ inverse(c2w)``, so the old canonical
+    camera is ``canonical @ inverse(c2w) @ canonical`` in it (Real3D, section 3.2: the inverse
+    pose). Both (..., 4, 4).
+    """
+    return canonical @ inverse_c2w(c2w) @ canonical
 
 
 def view_angle(c2w: Tensor, other: Tensor) -> Tensor:

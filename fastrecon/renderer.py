@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ class TriplaneRenderer(nn.Module):
 
     def forward(
         self,
-        planes: Tensor,
+        planes: Tensor | Sequence[Tensor],
         decoder: Decoder,
         rays_o: Tensor,
         rays_d: Tensor,
@@ -42,7 +43,7 @@ class TriplaneRenderer(nn.Module):
 
     def query(
         self,
-        planes: Tensor,
+        planes: Tensor | Sequence[Tensor],
         decoder: Decoder,
         points: Tensor,
         *,

@@ -11,6 +11,7 @@ from fastrecon.cameras import (
     FULL_TURN,
     TRAINING_ELEVATIONS,
     camera_rays,
+    camera_vector,
     focal_length,
     orbit_c2w,
     pixel_rays,
@@ -149,6 +150,21 @@ def test_wrong_shapes_are_named() -> None:
     for shape in ((2,), (5, 3)):
         with pytest.raises(ValueError, match=r"pixels must be \(\.\.\., R, 2\)"):
             pixel_rays(c2w, torch.zeros(shape), 8, 8, 40.0)
+
+
+def test_camera_vectors_hold_the_pose_and_the_intrinsics() -> None:
+    vector = camera_vector(orbit_c2w(0.0, 0.0, 2.0), 90.0)
+    pose = [0, 0, 1, 2, 1, 0, 0, 0, 0, 1, 0, 0]
+    assert vector.tolist() == pytest.approx([*pose, 0.5, 0.5, 0.5, 0.5], abs=1e-6)
+    c2w = orbit_c2w(torch.zeros(3, 2, dtype=torch.float64), 0.3, 2.0)
+    fovs = torch.tensor([[60.0, 90.0]]).expand(3, 2)
+    vectors = camera_vector(c2w, fovs)
+    assert vectors.shape == (3, 2, 16)
+    assert vectors.dtype == torch.float64
+    assert vectors[2, :, 12].tolist() == pytest.approx([math.sqrt(0.75), 0.5], abs=1e-6)
+    assert torch.equal(vectors[..., :12], c2w[..., :3, :].flatten(-2))
+    with pytest.raises(ValueError, match=r"got \(3, 4\)"):
+        camera_vector(c2w[0, 0, :3], 40.0)
 
 
 # -------------------------------------------------------------------------------------- viewpoints

@@ -1,4 +1,4 @@
-"""Other projects' files and interfaces: checkpoints of TripoSR and Real3D, drop-in renderers."""
+"""Other projects' checkpoints (TripoSR, Real3D, OpenLRM) and drop-in renderers."""
 
 from fastrecon.checkpoint import CheckpointError
 

@@ -1,4 +1,4 @@
-"""Reading pretrained models: this package's own folders, TripoSR's and Real3D's.
+"""Reading pretrained models: this package's own folders, TripoSR's, Real3D's and OpenLRM's.
 
 A model is a configuration and a flat dictionary of named tensors. Pickles are other people's files
 only, and are read with ``weights_only=True``: nothing in them runs. Whatever is wrong with a file
@@ -22,12 +22,15 @@ from torch import Tensor
 
 from fastrecon.checkpoint import CheckpointError, load_tensors
 from fastrecon.config import LRMConfig
+from fastrecon.interop import openlrm
 from fastrecon.interop.triposr import read_config
 
 CONFIG_JSON = "config.json"
 CONFIG_YAML = "config.yaml"
 CONFIGS = (CONFIG_JSON, CONFIG_YAML)
 WEIGHTS = "model.safetensors"
+HUB_STEM = "pytorch_model"
+"""The hub's other name of a model's weights, ``pytorch_model.bin``."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 FORMAT = "fastrecon-lrm"
 VERSION = 1
@@ -58,24 +61,21 @@ def read_pretrained(
         CheckpointError: nothing there, several candidates, or a file that cannot be read.
         ImportError: a hub id without huggingface_hub installed.
     """
-    path = Path(source)
-    if not path.exists():
-        hub_id = _as_hub_id(source)
-        if hub_id is None:
-            raise CheckpointError(
-                f"{path} does not exist; give a folder with {CONFIG_JSON} or {CONFIG_YAML} and "
-                "weights, a checkpoint file, or a hub id such as stabilityai/TripoSR"
-            )
-        path = _download(*hub_id, revision=revision)
-    folder, named = (path, None) if path.is_dir() else (path.parent, path.name)
+    folder, named = locate(source, revision=revision)
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
     config_name = choose_config(folder, names, named)
+    content = read_json(folder / CONFIG_JSON) if config_name == CONFIG_JSON else None
+    foreign = openlrm.describes_openlrm(content)
     if named in CONFIGS or named is None:
-        named = WEIGHTS if config_name == CONFIG_JSON else choose_weights(names, str(folder))
+        own = config_name == CONFIG_JSON and not foreign
+        named = WEIGHTS if own else choose_weights(names, str(folder))
     weights_name = named
+    if foreign:
+        config = openlrm.read_config(content, where=str(folder / CONFIG_JSON))
+        return config, _from_openlrm(config, read_weights(folder / weights_name)[0])
     config = None
     if config_name == CONFIG_JSON:
-        config = config_from_dict(_read_json(folder / CONFIG_JSON), where=str(folder / CONFIG_JSON))
+        config = config_from_dict(content, where=str(folder / CONFIG_JSON))
     elif config_name == CONFIG_YAML:
         config = read_config(folder / CONFIG_YAML)
     tensors, wrapped = read_weights(folder / weights_name)
@@ -89,6 +89,36 @@ def read_pretrained(
     return config, tensors
 
 
+def locate(
+    source: str | os.PathLike[str], *, revision: str | None = None
+) -> tuple[Path, str | None]:
+    """The local folder of a folder, a file or a hub id, and the file that was named, if any.
+
+    Raises:
+        CheckpointError: neither there nor to be fetched.
+        ImportError: a hub id without huggingface_hub installed.
+    """
+    path = Path(source)
+    if not path.exists():
+        hub_id = _as_hub_id(source)
+        if hub_id is None:
+            raise CheckpointError(
+                f"{path} does not exist; give a folder with {CONFIG_JSON} or {CONFIG_YAML} and "
+                "weights, a checkpoint file, or a hub id such as stabilityai/TripoSR"
+            )
+        path = _download(*hub_id, revision=revision)
+    return (path, None) if path.is_dir() else (path.parent, path.name)
+
+
+def _from_openlrm(config: LRMConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenLRM's tensors by this package's names; misfits are reported by OpenLRM's names."""
+    from fastrecon.models.lrm import LRM
+
+    state = LRM.skeleton(config, len(tensors)).state_dict()
+    check_state_dict(tensors, openlrm.published_shapes(state))
+    return openlrm.own_tensors(tensors, state)
+
+
 def choose_config(folder: Path, names: Sequence[str], named: str | None) -> str | None:
     """The configuration to read among ``names``, the files of ``folder``; None: there is none.
 
@@ -100,7 +130,7 @@ def choose_config(folder: Path, names: Sequence[str], named: str | None) -> str 
     if len(found) < 2:
         return found[0] if found else None
     # Hubs like to find a config.json in a repository, whatever is in it.
-    content = _read_json(folder / CONFIG_JSON)
+    content = read_json(folder / CONFIG_JSON)
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         return CONFIG_YAML
     if named is not None and named.endswith(PICKLES):
@@ -124,7 +154,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
             f"{where} holds no weights ({WEIGHTS} or model.ckpt); found: "
             f"{', '.join(names[:8]) or 'nothing'}"
         )
-    if len({PurePosixPath(n).stem for n in weights}) > 1:
+    if len({PurePosixPath(n).stem.replace(HUB_STEM, "model") for n in weights}) > 1:
         raise CheckpointError(
             f"{where} holds several checkpoints: {', '.join(weights)}; name one of them, for "
             f"example {where}/{weights[0]}"
@@ -132,23 +162,26 @@ def choose_weights(names: Iterable[str], where: str) -> str:
     return min(weights, key=lambda n: (not n.endswith(".safetensors"), n))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Named tensors of a checkpoint file, and whether they lay under ``state_dict`` (Real3D).
+def read_weights(
+    path: Path, *, under: str = "state_dict", inert: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], bool]:
+    """Named tensors of a checkpoint file, and whether they lay under the key ``under``.
 
-    A leading ``module.`` (a model saved through DistributedDataParallel) is taken off.
+    A leading ``module.`` (a model saved through DistributedDataParallel) is taken off. Names in
+    ``inert`` ("module.name") of what a pickle refers to, beside its tensors, read as nothing.
     """
     if path.suffix == ".safetensors":
         content: Any = load_tensors(path)
     else:
-        content = _read_pickle(path)
-    wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
-    tensors = content["state_dict"] if wrapped else content
+        content = _read_pickle(path, inert)
+    wrapped = isinstance(content, Mapping) and isinstance(content.get(under), Mapping)
+    tensors = content[under] if wrapped else content
     if not isinstance(tensors, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
         raise CheckpointError(
-            f"{path} is not a model: expected a dictionary of named tensors (TripoSR) or one under "
-            f"'state_dict' (Real3D), got {_describe(content)}"
+            f"{path} is not a model: expected a dictionary of named tensors or one under "
+            f"{under!r}, got {_describe(content)}"
         )
     stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(stripped) != len(tensors):
@@ -156,7 +189,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
     return stripped, wrapped
 
 
-def _read_pickle(path: Path) -> Any:
+def _nothing(*arguments: Any) -> None:
+    """Stands for what a pickle refers to and this package has no use for."""
+
+
+def _read_pickle(path: Path, inert: Sequence[str] = ()) -> Any:
     """``torch.load`` that runs nothing from the file, mapped into memory where it can be."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; check the path, or fetch the file again")
@@ -165,9 +202,10 @@ def _read_pickle(path: Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with torch.serialization.safe_globals([(_nothing, name) for name in inert]):
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     # A damaged pickle can fail in any way there is: no list of exceptions would be complete.
     except Exception as error:
         detail = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
@@ -215,20 +253,31 @@ def check_state_dict(tensors: Mapping[str, Tensor], expected: Mapping[str, Tenso
         )
 
 
-def config_to_dict(config: LRMConfig) -> dict[str, Any]:
-    """What ``config.json`` holds; `config_from_dict` reads it back."""
-    return {"format": FORMAT, "version": VERSION, "model": asdict(config)}
+def config_to_dict(config: Any, kind: str = FORMAT) -> dict[str, Any]:
+    """What ``config.json`` holds of a model's dataclass; `read_config_dict` reads it back."""
+    return {"format": kind, "version": VERSION, "model": asdict(config)}
 
 
 def config_from_dict(content: Any, *, where: str = CONFIG_JSON) -> LRMConfig:
-    """An ``LRMConfig`` from ``config.json``: unknown fields and wrong types are refused.
+    """An ``LRMConfig`` from ``config.json``; see `read_config_dict`."""
+    return read_config_dict(content, LRMConfig(), FORMAT, where=where)
 
-    A field that is absent keeps its default, so that files from before it existed still load.
+
+def read_config_dict(content: Any, template: T, kind: str, *, where: str = CONFIG_JSON) -> T:
+    """A model's configuration from ``config.json``: unknown fields and wrong types are refused.
+
+    Args:
+        content: of the file.
+        template: the configuration with every default. A field that is absent keeps it, so that
+            files from before it existed still load.
+        kind: what the file must give as its format.
+        where: the file, for errors.
     """
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+    if not isinstance(content, Mapping) or content.get("format") != kind:
         raise CheckpointError(
-            f'{where} does not say "format": "{FORMAT}", so it belongs to another program; '
-            "give a folder written by LRM.save_pretrained, or name the weights file"
+            f'{where} does not say "format": "{kind}", so it belongs to another program or another '
+            "kind of model; give a folder that save_pretrained of the same class wrote, or name "
+            "the weights file"
         )
     if content.get("version") != VERSION:
         raise CheckpointError(
@@ -236,7 +285,7 @@ def config_from_dict(content: Any, *, where: str = CONFIG_JSON) -> LRMConfig:
             "install the fastrecon that wrote it"
         )
     try:
-        return _fill(LRMConfig(), content.get("model"), "model")
+        return _fill(template, content.get("model"), "model")
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 
@@ -257,6 +306,8 @@ def _fill(template: T, values: Any, path: str) -> T:
             filled[name] = _fill(default, value, where)
         elif isinstance(value, (list, tuple)) and name in SEQUENCES:
             filled[name] = tuple(value)  # a list in JSON; RenderSettings checks what is inside
+        elif isinstance(default, tuple):
+            filled[name] = _fill_tuple(default, value, where)
         elif isinstance(default, bool) or isinstance(value, bool):
             if type(default) is not type(value):
                 raise ValueError(f"{where} must be {type(default).__name__}, got {value!r}")
@@ -270,7 +321,17 @@ def _fill(template: T, values: Any, path: str) -> T:
     return replace(template, **filled)  # type: ignore[type-var]
 
 
-def _read_json(path: Path) -> Any:
+def _fill_tuple(default: tuple[Any, ...], values: Any, where: str) -> tuple[Any, ...]:
+    """A tuple of any length from a JSON list; its elements have the type of the default's."""
+    kind = type(default[0])
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(values, (list, tuple)) or not all(type(v) in accepted for v in values):
+        raise ValueError(f"{where} must be a list of {kind.__name__}, got {values!r}")
+    return tuple(kind(v) for v in values)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, or a `CheckpointError`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,8 +1,17 @@
-"""The networks. `LRM` is the reconstruction model of TripoSR and Real3D, in every size."""
+"""The networks. `LRM` is the model of TripoSR, Real3D and OpenLRM, in every size."""
 
 from .decoder import TriplaneDecoder
+from .dinov2 import Dinov2
 from .lrm import LRM
+from .modulated import ModulatedTransformer
 from .triplane import TriplaneTransformer
 from .vit import VisionTransformer
 
-__all__ = ["LRM", "TriplaneDecoder", "TriplaneTransformer", "VisionTransformer"]
+__all__ = [
+    "LRM",
+    "Dinov2",
+    "ModulatedTransformer",
+    "TriplaneDecoder",
+    "TriplaneTransformer",
+    "VisionTransformer",
+]

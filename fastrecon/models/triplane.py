@@ -76,16 +76,18 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; no bias on q, k, v, one on the output."""
+    """Multi-head attention; no bias on q, k, v, one on the output (OpenLRM: none)."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, head_dim: int) -> None:
+    def __init__(
+        self, dim: int, context_dim: int, heads: int, head_dim: int, *, out_bias: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         inner = heads * head_dim
         self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_k = nn.Linear(context_dim, inner, bias=False)
         self.to_v = nn.Linear(context_dim, inner, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner, dim))
+        self.to_out = nn.Sequential(nn.Linear(inner, dim, bias=out_bias))
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         attended = attend(self.to_q(tokens), self.to_k(context), self.to_v(context), self.heads)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fastrecon.config import EncoderConfig
 from fastrecon.models.vit import ImageTokenizer, VisionTransformer, resize_positions
+from fastrecon.perceptual.libraries import import_torchvision
 
 CONFIG = EncoderConfig(
     image_size=32, patch_size=8, dim=48, depth=2, heads=3, mlp_dim=96, position_grid=4
@@ -32,6 +35,8 @@ def loud(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def test_last_hidden_state_is_that_of_transformers() -> None:
+    with contextlib.suppress(ImportError):
+        import_torchvision()  # transformers imports it where it is installed
     transformers = pytest.importorskip("transformers", reason="transformers is the oracle here")
     theirs = transformers.ViTModel(
         transformers.ViTConfig(
