@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
     pictures: dict[str, Tensor]  # (V, 3, H, W) uint8: "truth", "model", "extrusion"
     psnr: dict[Method, Tensor]  # (V,) dB
     ssim: dict[Method, Tensor]  # (V,)
-    shape: dict[Method, ShapeScores | None]  # None: no surface
+    shape: dict[Method, ShapeScores | None]  # None: no surface; empty: not compared
 
 
 @dataclass
@@ -77,6 +77,8 @@ class SetResult:
     outcomes: list[Outcome]
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    data_set: str = ""
+    """The published data set that this is, if known."""
 
     @cached_property
     def angles(self) -> Tensor:
@@ -115,7 +117,8 @@ class SetResult:
         self, metric: str, method: Method, over: Method | None = None
     ) -> Estimate | None:
         """Over the objects of which every method has a surface (F-score: all objects)."""
-        known = torch.stack([self.shape_values(metric, m) for m in SHAPED]).isfinite().all(0)
+        compared: list[Method] = [m for m in SHAPED if m in self.outcomes[0].shape]
+        known = torch.stack([self.shape_values(metric, m) for m in compared]).isfinite().all(0)
         values = self.shape_values(metric, method)
         if over is not None:
             values = values - self.shape_values(metric, over)
@@ -128,13 +131,20 @@ class SetResult:
 
 @torch.no_grad()
 def evaluate_set(
-    lrm: LRM, subjects: SubjectSet, mean_image: Tensor, settings: ShapeSettings
+    lrm: LRM,
+    subjects: SubjectSet,
+    mean_image: Tensor | None,
+    settings: ShapeSettings,
+    baselines: bool = True,
+    shapes: bool = True,
 ) -> SetResult:
     """Reconstruct and compare every subject of a set.
 
     Args:
         lrm: in eval mode.
-        mean_image: (3, H, W), of the size of the true pictures.
+        mean_image: (3, H, W), of the size of the true pictures; only baselines need it.
+        baselines: also score the mean image and the extruded silhouette.
+        shapes: also compare surfaces; without, ``settings`` is not used and no subject needs one.
 
     Raises:
         EvaluationError: not one subject could be used, or the model is broken.
@@ -142,7 +152,9 @@ def evaluate_set(
     outcomes = []
     bar = tqdm(subjects, desc=subjects.title.lower(), unit="object", leave=False)
     for subject in bar:
-        outcomes.append(evaluate_subject(lrm, subject, mean_image, settings))
+        outcomes.append(
+            evaluate_subject(lrm, subject, mean_image, settings, baselines=baselines, shapes=shapes)
+        )
         bar.set_postfix_str(f"PSNR {float(outcomes[-1].psnr['model'].mean()):.1f} dB")
     if not outcomes:
         name, reason = subjects.skipped[0]
@@ -161,15 +173,24 @@ def evaluate_set(
 
 @torch.no_grad()
 def evaluate_subject(
-    lrm: LRM, subject: Subject, mean_image: Tensor, settings: ShapeSettings
+    lrm: LRM,
+    subject: Subject,
+    mean_image: Tensor | None,
+    settings: ShapeSettings,
+    baselines: bool = True,
+    shapes: bool = True,
 ) -> Outcome:
-    """Reconstruct one object by every method and compare.
+    """Reconstruct one object by every method and compare; arguments as of `evaluate_set`.
 
     Raises:
         EvaluationError: the model's pictures are not finite.
+        ValueError: a baseline or a shape is asked for without what it needs.
     """
+    if baselines and mean_image is None:
+        raise ValueError("baselines need a mean image; pass one or baselines=False")
     device = next(lrm.parameters()).device
-    planes = lrm.encode(subject.image[None].to(device)).float()
+    image = subject.image(lrm.config.input_background)
+    planes = lrm.encode(image[None].to(device)).float()
     truth, size = subject.pictures, subject.pictures.shape[-1]
     rays_o, rays_d = camera_rays(subject.c2w.to(device), size, size, lrm.config.fov_deg)
     rendering: Rendering = lrm.render(planes, rays_o[None], rays_d[None])
@@ -177,27 +198,37 @@ def evaluate_subject(
         raise EvaluationError(
             f"the model's pictures of {subject.name} are not finite; check the weights"
         )
-    extrusion = Extrusion(subject.rgba, lrm.config)
     pictures: dict[Method, Tensor] = {
-        "model": rendering.rgb[0].float().cpu().movedim(-1, -3).clamp(0.0, 1.0),
-        "mean image": mean_image.expand_as(truth),
-        "extrusion": extrusion.render(subject.c2w, size),
+        "model": rendering.rgb[0].float().cpu().movedim(-1, -3).clamp(0.0, 1.0)
     }
-    surfaces: dict[Method, Surface | None] = {
-        "model": _model_surface(lrm, planes, settings.resolution),
-        "extrusion": _extruded_surface(extrusion, settings.resolution),
-        "truth": subject.surface,
-    }
+    extrusion = Extrusion(subject.rgba, lrm.config) if baselines else None
+    if extrusion is not None and mean_image is not None:
+        pictures["mean image"] = mean_image.expand_as(truth)
+        pictures["extrusion"] = extrusion.render(subject.c2w, size)
+    drawn = {"truth": truth} | {str(m): p for m, p in pictures.items() if m != "mean image"}
     return Outcome(
         name=subject.name,
-        image=subject.image,
+        image=image,
         angles=subject.angles,
-        pictures={"truth": _bytes(truth)}
-        | {str(m): _bytes(pictures[m]) for m in ("model", "extrusion")},
+        pictures={m: _bytes(p) for m, p in drawn.items()},
         psnr={m: psnr(p, truth) for m, p in pictures.items()},
         ssim={m: ssim(p, truth) for m, p in pictures.items()},
-        shape=_compare_all(surfaces, subject.surface, settings),
+        shape=_shapes(lrm, planes, extrusion, subject, settings) if shapes else {},
     )
+
+
+def _shapes(
+    lrm: LRM, planes: Tensor, extrusion: Extrusion | None, subject: Subject, settings: ShapeSettings
+) -> dict[Method, ShapeScores | None]:
+    if subject.surface is None:
+        raise ValueError(f"{subject.name} has no true surface; make its set with surfaces=True")
+    surfaces: dict[Method, Surface | None] = {
+        "model": _model_surface(lrm, planes, settings.resolution)
+    }
+    if extrusion is not None:
+        surfaces["extrusion"] = _extruded_surface(extrusion, settings.resolution)
+        surfaces["truth"] = subject.surface
+    return _compare_all(surfaces, subject.surface, settings)
 
 
 def _compare_all(

@@ -18,6 +18,7 @@ from ..models.lrm import LRM
 from .estimates import Estimate
 from .geometry import TOLERANCE
 from .protocol import DRAWN, SHAPED, VIEWS, Method, Metric, SetResult, ShapeSettings
+from .tables import published_table, table
 from .validation import NEAR_DEG
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "trimesh")
@@ -144,45 +145,45 @@ def markdown(
         f"Weights: {weights['parameters'] / 1e6:.1f} M parameters, SHA-256 of {name} "
         f"`{code}`; fastrecon {versions['fastrecon'] or 'from source'}, torch "
         f"{versions['torch']}, {made['machine']['device']}. Written by `{made['command']}`.",
-        f"Pictures of {size} x {size} pixels on white. Views are random orbits (azimuth over the "
-        "full circle, elevation -30 to 60 degrees). *Mean image*: the mean of training pictures "
-        "over all cameras. *Extrusion*: the input's silhouette, extruded and painted with the "
-        "input picture. In brackets: 95% bootstrap intervals over objects; gains are paired.",
     ]
+    if results:
+        blocks.append(
+            f"Pictures of {size} x {size} pixels on white. Views are random orbits (azimuth over "
+            "the full circle, elevation -30 to 60 degrees). *Mean image*: the mean of training "
+            "pictures over all cameras. *Extrusion*: the input's silhouette, extruded and painted "
+            "with the input picture. In brackets: 95% bootstrap intervals over objects; gains are "
+            "paired."
+        )
     for result in results:
         blocks += [f"### {result.title}", _sentence(result)]
         blocks += [_picture_table(result, "psnr"), _picture_table(result, "ssim")]
         blocks += [_shape_table(result), _shape_words(result, shape)]
+        if others := published_table(result.data_set, ("chamfer_scaled",)):
+            blocks.append(others)
     return "\n\n".join(blocks) + "\n"
 
 
-def insert(path: Path, text: str) -> str:
+def insert(path: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """The content for ``path``: the section alone, or what is there with its section replaced.
+
+    Args:
+        markers: lines around the section.
 
     Raises:
         ValueError: the file exists and has no place for the section.
     """
-    section = f"{BEGIN}\n{text}{END}\n"
+    first, last = markers
+    section = f"{first}\n{text}{last}\n"
     if not path.exists():
         return section
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
         raise ValueError(
-            f"{path} exists and has no lines {BEGIN} and {END} to write between; add them where "
+            f"{path} exists and has no lines {first} and {last} to write between; add them where "
             "the section belongs, or name a new file"
         )
     return before + section + after.removeprefix("\n")
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first row the head, aligned for reading in a terminal too."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def _sentence(result: SetResult) -> str:
@@ -267,10 +268,13 @@ def _file_hashes(source: Path) -> dict[str, str]:
     """SHA-256 of the weights' files; empty for what came from a hub."""
     files = sorted(source.glob("*")) if source.is_dir() else [source]
     kinds = (".safetensors", ".ckpt", ".json", ".yaml")
-    return {file.name: _sha256(file) for file in files if file.is_file() and file.suffix in kinds}
+    return {
+        file.name: file_sha256(file) for file in files if file.is_file() and file.suffix in kinds
+    }
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):

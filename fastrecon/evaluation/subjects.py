@@ -37,13 +37,13 @@ class Subject:
     rgba: Tensor  # (4, S, S) what the input camera sees, straight alpha
     c2w: Tensor  # (V, 4, 4) the views to compare
     pictures: Tensor  # (V, 3, H, W) the truth there, on white
-    surface: Surface
+    surface: Surface | None
+    """The true one; None in a set that is made without surfaces."""
 
-    @property
-    def image(self) -> Tensor:
-        """The model's input (3, S, S), the object on grey."""
+    def image(self, background: float = INPUT_GREY) -> Tensor:
+        """The model's input (3, S, S), the object on a grey level."""
         colour, alpha = self.rgba[:3], self.rgba[3:]
-        return (colour * alpha + INPUT_GREY * (1.0 - alpha)).clamp(0.0, 1.0)
+        return (colour * alpha + background * (1.0 - alpha)).clamp(0.0, 1.0)
 
     @property
     def angles(self) -> Tensor:
@@ -103,6 +103,7 @@ class ProceduralSet:
         cfg: ``cfg.data`` says which collection, ``cfg.model`` how objects stand and are seen.
         n_objects, n_views: at least one each.
         size: side of the true pictures, pixels.
+        surfaces: find the true surfaces, which takes longer than all pictures.
     """
 
     cfg: Config
@@ -113,6 +114,7 @@ class ProceduralSet:
     title: str = "Held-out procedural objects"
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    surfaces: bool = True
 
     @property
     def description(self) -> str:
@@ -139,7 +141,7 @@ class ProceduralSet:
                 rgba=one.render(canonical, side, model.fov_deg, supersample).rgba[0, 0],
                 c2w=truth.c2w[i],
                 pictures=truth.rgb[i],
-                surface=scene_surface(one),
+                surface=scene_surface(one) if self.surfaces else None,
             )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cameras import camera_rays
 from ..config import Config
-from ..data.stream import mean_image, validation_set
+from ..data.sources import mean_image, validation_set
 from ..models.lrm import LRM
 from ..objectives.supervised import encode
 from .metrics import psnr, ssim
@@ -85,17 +85,17 @@ class HeldOut:
     pictures: Tensor  # (n, V, 3, H, W) on white
     angles: Tensor  # (n, V) degrees between each view's direction and the input view's
     baseline: Tensor  # (3, H, W) the mean image
-    fov_deg: float
+    fov_deg: Tensor  # (n, V)
 
     @classmethod
     def make(cls, cfg: Config) -> HeldOut:
         """``cfg.run.validation_*`` objects, views and pixels, the same in every run."""
         run = cfg.run
-        images, c2w, pictures, angles = validation_set(
+        images, c2w, pictures, angles, fov_deg = validation_set(
             cfg, run.validation_objects, run.validation_views, run.validation_size
         )
         baseline = mean_image(cfg, run.validation_size)
-        return cls(images, c2w, pictures, angles, baseline, cfg.model.fov_deg)
+        return cls(images, c2w, pictures, angles, baseline, fov_deg)
 
     @torch.no_grad()
     def render(self, model: LRM, *, bf16: bool = True) -> Tensor:
@@ -108,9 +108,10 @@ class HeldOut:
         model.eval()
         height, width = self.pictures.shape[-2:]
         rendered = []
-        for image, c2w in zip(self.images, self.c2w, strict=True):
+        for image, c2w, fov_deg in zip(self.images, self.c2w, self.fov_deg, strict=True):
             planes = encode(model, image[None].to(device), bf16=bf16)
-            rays_o, rays_d = camera_rays(c2w[None].to(device), height, width, self.fov_deg)
+            cameras, angles = c2w[None].to(device), fov_deg[None].to(device)
+            rays_o, rays_d = camera_rays(cameras, height, width, angles)
             rendered.append(model.render(planes, rays_o, rays_d).rgb.cpu())
         model.train(was_training)
         return torch.cat(rendered).movedim(-1, -3)

@@ -71,8 +71,9 @@ def test_subjects_show_their_meshes(tmp_path: Path) -> None:
     assert subject.pictures.shape == (3, 3, 16, 16)
     assert subject.rgba[:, 8, 8].tolist()[:2] == pytest.approx([0, 0])
     assert subject.rgba[2, 8, 8] > 0.2
-    assert subject.image[:, 0, 0].tolist() == [0.5] * 3
+    assert subject.image()[:, 0, 0].tolist() == [0.5] * 3
     assert subject.pictures[:, :, 0, 0].tolist() == [[1.0] * 3] * 3
+    assert subject.surface is not None
     points = subject.surface.sample(100, 0)
     assert np.linalg.norm(points, axis=1).max() < 0.92 * 0.75
 

@@ -25,7 +25,7 @@ def test_subjects_are_the_objects_of_the_validation(cfg: Config) -> None:
         assert torch.equal(subject.pictures, truth.rgb[i])
         assert torch.allclose(subject.angles, truth.angles[i], atol=0.05)
         # fails if objects are placed differently here and there
-        assert torch.allclose(subject.image, truth.images[i], atol=1e-4)
+        assert torch.allclose(subject.image(), truth.images[i], atol=1e-4)
     assert [subject.name for subject in subjects] == ["procedural-000", "procedural-001"]
 
 

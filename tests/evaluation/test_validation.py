@@ -16,7 +16,7 @@ def held_out(truth: torch.Tensor, angles: list[list[float]]) -> HeldOut:
         pictures=truth,
         angles=torch.tensor(angles),
         baseline=torch.full((3, 8, 8), 0.1),
-        fov_deg=40.0,
+        fov_deg=torch.full((n, views), 40.0),
     )
 
 
