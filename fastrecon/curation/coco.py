@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -88,7 +89,7 @@ def _entries(file: Path) -> list[Entry]:
         problems: dict[int, str] = {}
         for k, raw in enumerate(content["annotations"]):
             try:
-                annotation = _annotation(raw, k, names)
+                annotation = as_annotation(raw, k, names)
             except (KeyError, TypeError, ValueError) as error:
                 problems[int(raw["image_id"])] = (
                     f"annotation {raw.get('id', k)} is damaged ({type(error).__name__}: {error})"
@@ -115,8 +116,18 @@ def _entries(file: Path) -> list[Entry]:
     return entries
 
 
-def _annotation(raw: Mapping[str, Any], k: int, names: Mapping[int, str]) -> Annotation:
-    category = names.get(int(raw["category_id"])) if names else ""
+def as_annotation(raw: Mapping[str, Any], k: int, names: Mapping[int, str]) -> Annotation:
+    """One of COCO's annotations; without a list of categories it may name its own.
+
+    Args:
+        k: its place in the list, which is its id if it has none.
+        names: of the categories, by their id.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
+    own = str(raw.get("category", raw.get("category_name", "")))
+    category = names.get(int(raw["category_id"])) if names else own
     score = raw.get("score")
     return Annotation(
         int(raw.get("id", k)),
@@ -131,16 +142,19 @@ def _entry(image: Mapping[str, Any], annotations: tuple[Annotation, ...]) -> Ent
     name = str(image["file_name"]).replace("\\", "/")
     size = (int(image["height"]), int(image["width"]))
     path = PurePosixPath(name)
-    ids = [a.id for a in annotations]
-    problem = ""
+    problem = twice(annotations)
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         problem = f"file_name {name!r} leaves the folder of pictures; make it relative to --images"
     elif min(size) < 1:
         problem = f"the file says that {name} is {size[1]} x {size[0]} px"
-    elif len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        problem = f"annotation id {twice} occurs twice; ids name the crops"
     return Entry(name, size, annotations, problem)
+
+
+def twice(annotations: Sequence[Annotation]) -> str:
+    """What is wrong if two of a picture's annotations have the same id, or ""."""
+    ids = Counter(a.id for a in annotations)
+    again = next((number for number, count in ids.items() if count > 1), None)
+    return "" if again is None else f"annotation id {again} occurs twice; ids name the crops"
 
 
 def decode(entry: Entry) -> list[Instance]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import ImageError
+from .files import File, stream
 from .masks import Mask
 
 Picture = NDArray[np.uint8]
@@ -18,26 +19,46 @@ TEMPORARY = ".partial-"
 """Names of unfinished files begin with this."""
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> Picture:
+def read_picture(file: File, size: tuple[int, int]) -> Picture:
     """A picture as ``(H, W, 3)``, turned upright.
 
     Raises:
         ImageError: missing, damaged, or not of ``size`` (H, W), that of its annotations.
     """
-    if not path.is_file():
-        raise ImageError(f"{path} does not exist")
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} is damaged or no picture ({error})") from error
+    rgb = np.asarray(upright(file))
     if rgb.shape[:2] != size:
         height, width = rgb.shape[:2]
         raise ImageError(
-            f"{path} is {width} x {height} px, its annotations are for {size[1]} x {size[0]}"
+            f"{file} is {width} x {height} px, its annotations are for {size[1]} x {size[0]}"
         )
     return rgb
+
+
+def upright(file: File) -> Image.Image:
+    """A picture's pixels as RGB, turned as its camera was held.
+
+    Raises:
+        ImageError: missing or damaged.
+    """
+    if isinstance(file, Path) and not file.is_file():
+        raise ImageError(f"{file} does not exist")
+    try:
+        with Image.open(stream(file)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{file} is damaged or no picture ({error})") from error
+
+
+def upright_size(file: File) -> tuple[int, int]:
+    """(H, W) of a picture turned upright, without decoding it. Raises ``ImageError``."""
+    try:
+        with Image.open(stream(file)) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size if turned else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{file} is damaged or no picture ({error})") from error
 
 
 def cut(picture: Picture, mask: Mask) -> Picture:

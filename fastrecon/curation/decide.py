@@ -12,8 +12,7 @@ import numpy as np
 
 from ..errors import ImageError
 from .coco import CurationError, Entry, decode
-from .crops import cut, png, read_picture, write_whole
-from .depth_maps import load_depth
+from .crops import cut, png, write_whole
 from .filters import FilterSettings, Instance, first_reason
 from .occlusion import (
     DEFAULT,
@@ -24,13 +23,18 @@ from .occlusion import (
     Verdict,
     judge,
 )
+from .sources import Folders, Source
 
 CROPS = "crops"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where pictures come from and go to, and the settings: the same for all of a run."""
+    """Where pictures come from and go to, and the settings: the same for all of a run.
+
+    When the pictures come in shards, ``images`` is not looked at, and ``depth`` is a folder of
+    shards of the same names, with what networks found out about the samples.
+    """
 
     images: Path
     depth: Path
@@ -72,36 +76,61 @@ class Record:
 
 
 def curate_picture(entry: Entry, job: Job) -> Record:
-    """Decide about every instance of a picture and write the crops of those that are kept.
+    """Decide about every instance of a folder's picture and write the crops of those kept.
 
-    A picture that cannot be used is a record with the reason. The result is a function of the
-    files and settings alone, so that a picture done again gives the same.
+    The result is a function of the files and settings alone, so that a picture done again gives
+    the same.
 
     Raises:
         OSError: a crop cannot be written.
         ImportError: an extra is missing; the message names it.
     """
+    record, crops = examine(entry, Folders(job.images, job.depth), job, f"{CROPS}/{stem(entry)}")
+    for path, data in crops.items():
+        write_whole(job.out / path, data)
+    return record
+
+
+def stem(entry: Entry) -> str:
+    """A picture's name without its ending."""
+    return entry.name.rpartition(".")[0] or entry.name
+
+
+def examine(entry: Entry, source: Source, job: Job, prefix: str) -> tuple[Record, dict[str, bytes]]:
+    """Decide about every instance of a picture.
+
+    A picture that cannot be used is a record with the reason.
+
+    Args:
+        prefix: crops are named ``<prefix>_<id>.png``.
+
+    Returns:
+        The record, and the crops (PNG) of the instances that are kept, in their order.
+
+    Raises:
+        ImportError: an extra is missing; the message names it.
+    """
     if entry.problem:
-        return Record(entry.name, "failed", entry.problem)
+        return Record(entry.name, "failed", entry.problem), {}
     if not entry.annotations:
-        return Record(entry.name, "ok")
+        return Record(entry.name, "ok"), {}
     try:
-        picture = read_picture(job.images / entry.name, entry.size)
-        depth = load_depth(job.depth, entry.name, entry.size, job.depth_kind)
+        picture = source.picture(entry)
+        depth = source.depth(entry, job.depth_kind)
         instances = decode(entry)
     except (CurationError, ImageError) as error:
-        return Record(entry.name, "failed", str(error))
+        return Record(entry.name, "failed", str(error)), {}
     except MemoryError:
-        return Record(entry.name, "failed", "does not fit into memory; use fewer --workers")
+        return Record(entry.name, "failed", "does not fit into memory; use fewer --workers"), {}
     decisions = []
-    stem = entry.name.rpartition(".")[0] or entry.name
+    crops: dict[str, bytes] = {}
     for instance, (reason, verdict) in zip(instances, decide(instances, depth, job), strict=True):
         crop = ""
         if not reason and instance.mask:
-            crop = f"{CROPS}/{stem}_{instance.id}.png"
-            write_whole(job.out / crop, png(cut(picture, instance.mask)))
+            crop = f"{prefix}_{instance.id}.png"
+            crops[crop] = png(cut(picture, instance.mask))
         decisions.append(_decision(instance, reason, verdict, crop))
-    return Record(entry.name, "ok", "", tuple(decisions))
+    return Record(entry.name, "ok", "", tuple(decisions)), crops
 
 
 def decide(

@@ -1,23 +1,19 @@
-"""Instances and depth from networks, through transformers' pipelines.
-
-They leave the very files that a user may bring: ``instances/*.json`` in COCO's layout and
-``depth/*.npy``. What is there is not computed again, and serves other runs.
-"""
+"""Instances and depth from networks, through transformers' pipelines."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
-from tqdm import tqdm
+from PIL import Image
 
 from .coco import CurationError, coco_masks
-from .crops import write_whole
 
 INSTEAD = {
     "image-segmentation": "--instances with a COCO JSON of your own",
@@ -54,6 +50,11 @@ def load_pipeline(task: Task, model: str, device: str) -> Pipeline:
     """
     try:
         import torch
+
+        from ..perceptual.libraries import import_torchvision
+
+        with contextlib.suppress(ImportError):  # without it transformers does as well
+            import_torchvision()
         from transformers import pipeline
     except ImportError as error:
         raise ImportError(
@@ -65,66 +66,91 @@ def load_pipeline(task: Task, model: str, device: str) -> Pipeline:
     try:
         return pipeline(task, model=model, device=device)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CurationError(
-            f"cannot load {model} ({reason}); name a folder that has it, or pass {INSTEAD[task]}"
+            f"cannot load {model} ({_first_line(error)}); name a folder that has it, or pass "
+            f"{INSTEAD[task]}"
         ) from error
 
 
-def segment(
-    images: Path, names: Sequence[str], out: Path, pipe: Pipeline, min_score: float
-) -> dict[str, str]:
-    """Write ``out/<name>.json`` for every picture; returns what is wrong with which.
+@dataclass(frozen=True)
+class Networks:
+    """Which networks look at pictures."""
 
-    Args:
-        pipe: image segmentation; a call with a picture gives dicts of mask, label and score.
-        min_score: detections below it are left out.
-    """
-    unreadable = {}
-    for name, picture in _missing(images, names, out, ".json", "segment", unreadable):
-        found = pipe(picture, subtask="instance", threshold=min_score)
-        write_whole(_target(out, name, ".json"), json.dumps(_coco(name, picture, found)).encode())
-    return unreadable
+    segment: str = ""  # hub id or folder; "": instances are there already
+    depth: str = ""
+    device: str = "auto"
+    batch_size: int = 1
+    min_score: float = 0.3  # detections below are left out
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any to run."""
+        return bool(self.segment or self.depth)
 
-def estimate_depth(images: Path, names: Sequence[str], out: Path, pipe: Pipeline) -> dict[str, str]:
-    """Write ``out/<name>.npy``, the network's own values, for every picture.
-
-    Args:
-        pipe: depth estimation; a call with a picture gives a dict with ``predicted_depth``.
-    """
-    unreadable = {}
-    for name, picture in _missing(images, names, out, ".npy", "depth", unreadable):
-        depth = np.asarray(pipe(picture)["predicted_depth"], np.float32).squeeze()
-        file = io.BytesIO()
-        np.save(file, depth)
-        write_whole(_target(out, name, ".npy"), file.getvalue())
-    return unreadable
+    def load(self) -> Loaded:
+        """Raises as `load_pipeline` does."""
+        return Loaded(self)
 
 
-def _missing(
-    images: Path,
-    names: Sequence[str],
-    out: Path,
-    ending: str,
-    title: str,
-    unreadable: dict[str, str],
-) -> Iterator[tuple[str, Image.Image]]:
-    """Pictures without a result; those that cannot be read are added to ``unreadable``."""
-    for name in tqdm(names, desc=title, unit="picture"):
-        if _target(out, name, ending).exists():
-            continue
-        try:
-            with Image.open(images / name) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            unreadable[name] = f"{images / name} is damaged or no picture ({error})"
-            continue
-        yield name, upright
+class Loaded:
+    """Networks in memory."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+        device = networks.device
+        self._segment = self._depth = None
+        if networks.segment:
+            self._segment = load_pipeline("image-segmentation", networks.segment, device)
+        if networks.depth:
+            self._depth = load_pipeline("depth-estimation", networks.depth, device)
+
+    def instances(self, names: Sequence[str], pictures: Sequence[Image.Image]) -> list[bytes]:
+        """For every picture a COCO file with it alone."""
+        options = {"subtask": "instance", "threshold": self.networks.min_score}
+        found = self._ask(self._segment, pictures, options)
+        files = map(_coco, names, pictures, found)
+        return [json.dumps(file).encode() for file in files]
+
+    def depths(self, pictures: Sequence[Image.Image]) -> list[bytes]:
+        """For every picture a .npy file with the network's own values."""
+        files = []
+        for found in self._ask(self._depth, pictures, {}):
+            file = io.BytesIO()
+            np.save(file, np.asarray(found["predicted_depth"], np.float32).squeeze())
+            files.append(file.getvalue())
+        return files
+
+    def _ask(
+        self, pipe: Pipeline | None, pictures: Sequence[Image.Image], options: dict[str, Any]
+    ) -> list[Any]:
+        """Answers about all pictures, in their order.
+
+        Only pictures of one size go through together: in a mixed batch the smaller ones are padded,
+        and what the network says of the padding is scaled into their answers.
+        """
+        assert pipe is not None
+        answers: list[Any] = [None] * len(pictures)
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for k, picture in enumerate(pictures):
+            sizes.setdefault(picture.size, []).append(k)
+        size = self.networks.batch_size
+        for places in sizes.values():
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                try:
+                    found = pipe([pictures[k] for k in some], batch_size=len(some), **options)
+                except RuntimeError as error:
+                    raise CurationError(
+                        f"a network failed on {len(some)} pictures of {pictures[some[0]].size} px "
+                        f"({_first_line(error)}); if memory ran out, lower --batch-size"
+                    ) from error
+                for k, answer in zip(some, found, strict=True):
+                    answers[k] = answer
+        return answers
 
 
-def _target(out: Path, name: str, ending: str) -> Path:
-    return out / Path(name).with_suffix(ending)
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _coco(name: str, picture: Image.Image, found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image, ImageDraw
 
 from ..errors import ImageError
 from .coco import CurationError, Entry, decode
-from .crops import Picture, png, read_picture, write_whole
+from .crops import Picture, png, write_whole
 from .decide import Job, decide
-from .depth_maps import load_depth
 from .filters import REASONS, Instance
 from .manifest import read_manifest
 from .masks import Bool, Mask, dilate
 from .occlusion import Contacts, Depth, Verdict
+from .samples import Shard
+from .sources import Folders, Source
 
 SHEET, STAGES = "sheet.png", "stages.png"
 KEPT, PER_REASON = 24, 6
@@ -31,24 +33,56 @@ SIDE = 200
 GREEN, RED, BLUE, YELLOW = (0, 150, 60), (215, 40, 40), (40, 90, 220), (250, 190, 0)
 
 
-def write_sheets(entries: Sequence[Entry], job: Job, seed: int = 0) -> list[str]:
+Found = tuple[Entry, Source] | None
+"""A picture by its name in the manifest; None if it is not there any more."""
+
+
+def of_folder(entries: Sequence[Entry], job: Job) -> Callable[[str], Found]:
+    """Look pictures up among a folder's."""
+    folders = Folders(job.images, job.depth)
+    by_name = {entry.name: (entry, folders) for entry in entries}
+    return by_name.get
+
+
+def of_shards(shards: Sequence[Path], job: Job) -> Callable[[str], Found]:
+    """Look pictures up in input shards."""
+    by_name = {path.stem: path for path in shards}
+
+    def find(name: str) -> Found:
+        shard, _, inside = name.partition("/")
+        if shard not in by_name:
+            return None
+        with Shard(by_name[shard], job.depth / f"{shard}.tar") as opened:
+            key = PurePosixPath(inside).with_suffix("").as_posix()
+            if key not in opened.keys:
+                return None
+            entry, source = opened.sample(key)
+        return None if source is None else (entry, source)
+
+    return find
+
+
+def write_sheets(find: Callable[[str], Found], job: Job, seed: int = 0) -> list[str]:
     """Write sheet.png and stages.png of a run's folder; returns the names of those written.
 
     Instances are drawn evenly from the manifest. Without any there is no picture of them.
+
+    Args:
+        find: `of_folder` or `of_shards`.
     """
     # Not at the top: it imports torch, which workers do without.
     from ..export.pictures import contact_sheet
 
     chosen = _choose(job, random.Random(seed))
-    by_name = {entry.name: entry for entry in entries}
     cells: list[tuple[str, Picture]] = []
     stages: list[tuple[str, Picture]] = []
     for reason, found in chosen.items():
         for k, (name, number) in enumerate(found):
-            if name not in by_name:
-                continue  # of an earlier run with more pictures
             try:
-                seen = _Seen(by_name[name], job)
+                picture = find(name)
+                if picture is None:
+                    continue  # of an earlier run with more pictures
+                seen = _Seen(*picture, job)
             except (CurationError, ImageError):
                 continue  # taken away since it was curated
             if reason != "in front":
@@ -86,10 +120,10 @@ def _choose(job: Job, draw: random.Random) -> dict[str, list[tuple[str, int]]]:
 class _Seen:
     """A picture with everything that the test sees of it."""
 
-    def __init__(self, entry: Entry, job: Job) -> None:
+    def __init__(self, entry: Entry, source: Source, job: Job) -> None:
         self.job = job
-        self.picture = read_picture(job.images / entry.name, entry.size)
-        self.depth = load_depth(job.depth, entry.name, entry.size, job.depth_kind)
+        self.picture = source.picture(entry)
+        self.depth = source.depth(entry, job.depth_kind)
         self.instances = decode(entry)
 
     def outlined(self, number: int, colour: tuple[int, int, int]) -> Picture:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,38 @@ def manifest(out: Path) -> dict[str, dict]:
     found = {line["image"]: line for line in lines}
     assert len(found) == len(lines), "a picture has two lines"
     return found
+
+
+def pack(folder: Path, content: dict, shards: int = 1, ending: str = "jpg") -> list[Path]:
+    """Pack a written set into in/<k>.tar, as `fastrecon curate --shards` reads them."""
+    (folder / "in").mkdir(exist_ok=True)
+    paths = [folder / "in" / f"{k:03d}.tar" for k in range(shards)]
+    for place, path in enumerate(paths):
+        with tarfile.open(path, "w") as tar:
+            for image in content["images"][place::shards]:
+                own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+                said = {"annotations": own, "categories": content["categories"]}
+                name = image["file_name"]
+                key = name.rpartition(".")[0]
+                add(tar, f"{key}.{ending}", (folder / "pictures" / name).read_bytes())
+                add(tar, f"{key}.json", json.dumps(said).encode())
+                depth = (folder / "depth" / name).with_suffix(".png")
+                add(tar, f"{key}.depth.png", depth.read_bytes())
+    return paths
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def shard_arguments(folder: Path, out: Path, workers: int = 0, *more: str) -> list[str]:
+    """Of `fastrecon curate` for `pack`ed shards."""
+    files = ["--shards", str(folder / "in" / "*.tar"), "--depth-kind", "disparity"]
+    return ["curate", *files, "--workers", str(workers), "--no-sheets", "-o", str(out), *more]
+
+
+def shard_bytes(out: Path) -> dict[str, bytes]:
+    """What lies in OUT/shards/."""
+    return {path.name: path.read_bytes() for path in sorted((out / "shards").iterdir())}

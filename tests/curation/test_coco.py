@@ -243,7 +243,7 @@ def test_depth_files_that_cannot_be_read(tmp_path: Path) -> None:
     def load() -> None:
         load_depth(tmp_path, "b.jpg", (H, W), "metric")
 
-    with pytest.raises(CurationError, match=r"no depth map .*b\.npy or .*b\.png"):
+    with pytest.raises(CurationError, match=r"no depth map .*b\.npy, \.npz or \.png"):
         load()
     grey(tmp_path, np.zeros((H, W, 3), np.uint8))
     with pytest.raises(CurationError, match="not colours"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastrecon import curate_cli
 from fastrecon.cli import main
-from fastrecon.curation.models import load_pipeline
-from tests.curation.made_set import manifest, picture
+from fastrecon.curation import models
+from fastrecon.curation.coco import CurationError
+from fastrecon.curation.models import Loaded, load_pipeline
+from tests.curation.made_set import add, manifest, pack, picture, shard_arguments, write_set
 from tests.curation.scenes import Scene, Shape, draw
 
 
@@ -23,13 +26,18 @@ class Networks:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.asked: list[tuple[str, str]] = []
+        self.batches: list[int] = []
 
     def load(self, task: str, model: str, device: str) -> Any:
         return getattr(self, task.replace("-", "_"))
 
-    def image_segmentation(self, shown: Image.Image, **options: Any) -> list[dict[str, Any]]:
+    def image_segmentation(
+        self, shown: list[Image.Image], batch_size: int, **options: Any
+    ) -> list[list[dict[str, Any]]]:
         assert options == {"subtask": "instance", "threshold": 0.3}
-        self.asked.append(("segment", shown.mode))
+        return [self._instances(picture) for picture in self._seen("segment", shown, batch_size)]
+
+    def _instances(self, shown: Image.Image) -> list[dict[str, Any]]:
         found = []
         for k, mask in enumerate(self.scene.masks):
             whole = np.zeros(mask.shape, np.uint8)
@@ -37,9 +45,16 @@ class Networks:
             found.append({"score": 0.9, "label": ["cup", "bus"][k], "mask": Image.fromarray(whole)})
         return found
 
-    def depth_estimation(self, shown: Image.Image) -> dict[str, Any]:
-        self.asked.append(("depth", shown.mode))
-        return {"predicted_depth": self.scene.depth("disparity")[None].astype(np.float32)}
+    def depth_estimation(self, shown: list[Image.Image], batch_size: int) -> list[dict[str, Any]]:
+        depth = self.scene.depth("disparity")[None].astype(np.float32)
+        return [{"predicted_depth": depth} for _ in self._seen("depth", shown, batch_size)]
+
+    def _seen(self, task: str, shown: list[Image.Image], batch_size: int) -> list[Image.Image]:
+        assert batch_size == len(shown)
+        assert len({picture.size for picture in shown}) == 1
+        self.batches.append(len(shown))
+        self.asked += [(task, picture.mode) for picture in shown]
+        return shown
 
 
 def test_networks_leave_what_a_user_may_bring(
@@ -53,7 +68,7 @@ def test_networks_leave_what_a_user_may_bring(
     Image.fromarray(picture(scene)).convert("RGBA").save(photos / "deep" / "b.webp", lossless=True)
     (photos / "torn.jpg").write_bytes(b"\xff\xd8 no")
     networks = Networks(scene)
-    monkeypatch.setattr(curate_cli, "load_pipeline", networks.load)
+    monkeypatch.setattr(models, "load_pipeline", networks.load)
     asked = ["curate", str(photos), "-o", str(out), "--workers", "0", "--no-sheets"]
     asked += ["--depth-kind", "disparity", "--segment", "S", "--depth", "D"]
     assert main(asked) == 1
@@ -63,6 +78,7 @@ def test_networks_leave_what_a_user_may_bring(
         assert [i["reason"] for i in lines[name]["instances"]] == ["", "category"]
         assert [i["category"] for i in lines[name]["instances"]] == ["cup", "bus"]
     assert sorted(networks.asked) == [("depth", "RGB")] * 2 + [("segment", "RGB")] * 2
+    assert networks.batches == [2, 2]
     # Again: nothing is computed twice. And what was computed serves another run.
     assert main(asked) == 1
     assert len(networks.asked) == 4
@@ -72,6 +88,63 @@ def test_networks_leave_what_a_user_may_bring(
     assert main(again) == 0
     found = manifest(tmp_path / "again")["a.png"]["instances"]
     assert [i["reason"] for i in found] == ["", "occluded"]
+
+
+def test_networks_look_at_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Samples with nothing but a picture; what is found is kept beside, and used again."""
+    scene = draw([Shape("box", (110, 150), (55, 55), 2)], 320, 320)
+    content = write_set(tmp_path, {f"{k}.png": scene for k in range(3)})
+    (path,) = pack(tmp_path, content, 1, "png")
+    file = io.BytesIO()
+    Image.fromarray(picture(scene)).save(file, format="PNG")
+    with tarfile.open(path, "w") as tar:
+        for key in "abc":
+            add(tar, f"{key}.png", file.getvalue())
+        add(tar, "torn.png", file.getvalue()[:400])
+        add(tar, "text.json", b"{}")
+    networks = Networks(scene)
+    monkeypatch.setattr(models, "load_pipeline", networks.load)
+    asked = shard_arguments(tmp_path, tmp_path / "out", 0, "--segment", "S", "--depth", "D")
+    assert main([*asked, "--batch-size", "2"]) == 1
+    lines = manifest(tmp_path / "out")
+    assert [i["reason"] for i in lines["000/a.png"]["instances"]] == [""]
+    assert "damaged" in lines["000/torn.png"]["reason"]
+    assert "no picture" in lines["000/text"]["reason"]
+    assert sorted(networks.batches) == [1, 1, 2, 2]
+    (tmp_path / "out" / "shards" / "000.jsonl").unlink()
+    assert main(asked) == 1
+    assert len(networks.asked) == 6
+    # Another network does not pass its findings off as this one's.
+    capsys.readouterr()
+    assert main([*asked, "--segment", "T"]) == 1
+    assert "what --segment S found" in capsys.readouterr().err
+
+
+def test_pictures_of_one_size_share_a_batch() -> None:
+    """In the order in which they came, whatever the order in which the network got them."""
+    sizes = [(8, 8), (9, 8), (8, 8), (8, 8), (9, 8)]
+    pictures = [Image.new("RGB", size, (k, 0, 0)) for k, size in enumerate(sizes)]
+    batches = []
+
+    def pipe(shown: list[Image.Image], batch_size: int) -> list[dict[str, Any]]:
+        batches.append([picture.size for picture in shown])
+        return [{"predicted_depth": np.asarray(picture)[..., 0]} for picture in shown]
+
+    loaded = Loaded(models.Networks(batch_size=2))
+    loaded._depth = pipe
+    found = [np.load(io.BytesIO(data)) for data in loaded.depths(pictures)]
+    assert [depth.max() for depth in found] == [0, 1, 2, 3, 4]
+    assert batches == [[(8, 8)] * 2, [(8, 8)], [(9, 8)] * 2]
+
+
+def test_a_network_that_runs_out_of_memory_says_so() -> None:
+    def pipe(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+
+    loaded = Loaded(models.Networks(batch_size=2))
+    loaded._depth = pipe
+    with pytest.raises(CurationError, match=r"out of memory.*lower --batch-size"):
+        loaded.depths([Image.new("RGB", (8, 8))])
 
 
 def test_no_picture_no_network(tmp_path: Path, capsys) -> None:

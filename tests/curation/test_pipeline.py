@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from fastrecon.cli import main
-from fastrecon.curation import pipeline
+from fastrecon.curation import pool
 from fastrecon.curation.coco import CurationError, Entry, read_coco
 from fastrecon.curation.decide import Job
 from fastrecon.curation.pipeline import curate
@@ -165,7 +165,7 @@ def test_workers_that_do_not_start_are_not_the_pictures_fault(
 ) -> None:
     write_set(tmp_path, {"a.png": scene()})
     job = Job(tmp_path / "pictures", tmp_path / "depth", tmp_path / "out", "disparity")
-    monkeypatch.setattr(pipeline, "_begin", partial(os._exit, 3))
+    monkeypatch.setattr(pool, "_begin", partial(os._exit, 3))
     with pytest.raises(CurationError, match="do not start"):
         curate(read_coco(tmp_path / "coco.json"), job, 1)
     assert manifest(job.out) == {}
