@@ -104,6 +104,9 @@ class DataConfig:
     """Side of the whole pictures that are supervised, pixels; 0: random rays instead."""
     rays_per_view: int = 128
     max_parts: int = 4
+    backgrounds: tuple[float, ...] = (1.0,)
+    """Grey levels behind the objects that are rendered, one of them drawn for each step (OpenLRM:
+    0, 0.5 and 1). The input picture keeps its own."""
     supersample: int = 2
     """Rays per pixel side at edges in the input picture (anti-aliasing)."""
     jitter: bool = True
@@ -120,6 +123,8 @@ class LossConfig:
     """L1 on depth where the truth has a surface."""
     perceptual: float = 0.0
     """``networks.perceptual`` on whole pictures; needs ``data.picture_size``."""
+    tv: float = 0.0
+    """Total variation of the planes (OpenLRM: 5e-4)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .background import remove_background
-from .config import INPUT_GREY, LRMConfig
+from .config import LRMConfig
 from .errors import ImageError
 
 Pixels = NDArray[np.float32]
@@ -120,31 +120,48 @@ def isolate(rgba: Pixels, name: str = "the picture") -> Pixels:
 
 
 def prepare_input(rgba: Pixels, config: LRMConfig) -> Tensor:
-    """The model's input ``(3, S, S)`` in [0, 1]: the object centred, on 0.5 grey.
+    """The model's input ``(3, S, S)`` in [0, 1]: the object centred, on `config.input_background`.
 
     The bounding square of what alpha shows fills ``config.foreground_ratio`` of the picture's side.
     An opaque picture is first given an alpha channel by `isolate`.
     """
-    rgba = isolate(rgba)
-    left, top, side = _crop(rgba[..., 3], config.foreground_ratio)
-    colour, alpha = rgba[..., :3], rgba[..., 3:]
-    on_grey = colour * alpha + INPUT_GREY * (1 - alpha)
-    height, width = alpha.shape[:2]
-    square = np.full((side, side, 3), INPUT_GREY, dtype=np.float32)
+    picture = framed(isolate(rgba), config.foreground_ratio, config.encoder.image_size)
+    return on_background(picture, config.input_background)
+
+
+def framed(rgba: Pixels, ratio: float, size: int, solid: float = SOLID) -> Tensor:
+    """A picture ``(4, size, size)`` whose object is centred, colours times alpha (premultiplied).
+
+    Args:
+        rgba: ``(H, W, 4)`` straight, with something in it that alpha shows.
+        ratio: share of the side that the object's bounding square fills.
+        size: side of the result, pixels; resized bilinear with antialiasing.
+        solid: alpha above this belongs to the object (half the largest, where none is above).
+    """
+    left, top, side = _crop(rgba[..., 3], ratio, solid)
+    height, width = rgba.shape[:2]
+    square = np.zeros((side, side, 4), dtype=np.float32)
     rows = slice(max(top, 0), min(top + side, height))
     columns = slice(max(left, 0), min(left + side, width))
-    square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
-        on_grey[rows, columns]
-    )
-    image = torch.from_numpy(square).permute(2, 0, 1)[None]
-    size = (config.encoder.image_size,) * 2
-    resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].clamp(0, 1)
+    inside = square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    alpha = rgba[rows, columns, 3:]
+    inside[..., :3] = rgba[rows, columns, :3] * alpha
+    inside[..., 3:] = alpha
+    picture = torch.from_numpy(square).permute(2, 0, 1)[None]
+    return F.interpolate(
+        picture, (size, size), mode="bilinear", align_corners=False, antialias=True
+    )[0]
 
 
-def _crop(alpha: Pixels, ratio: float) -> tuple[int, int, int]:
+def on_background(premultiplied: Tensor, background: float) -> Tensor:
+    """Pictures ``(..., 4, H, W)``, colours times alpha, on a grey level: ``(..., 3, H, W)``."""
+    colour, alpha = premultiplied[..., :3, :, :], premultiplied[..., 3:, :, :]
+    return (colour + background * (1.0 - alpha)).clamp(0.0, 1.0)
+
+
+def _crop(alpha: Pixels, ratio: float, threshold: float) -> tuple[int, int, int]:
     """Left, top and side of the square around the object; it may reach out of the picture."""
-    solid = alpha > min(SOLID, float(alpha.max()) / 2)
+    solid = alpha > min(threshold, float(alpha.max()) / 2)
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     side = max(1, round(max(bottom - top, right - left) / ratio))

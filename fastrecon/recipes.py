@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fastrecon_kernels import RenderSettings
 
+from .assets import SHIPPED_MODEL
 from .config import (
     BackboneConfig,
     Config,
@@ -15,9 +16,12 @@ from .config import (
     EncoderConfig,
     LossConfig,
     LRMConfig,
+    NetworksConfig,
     OptimConfig,
     RunConfig,
+    SelfTrainingConfig,
 )
+from .interop.openlrm import openlrm_config
 
 
 def own_render(n_samples: int) -> RenderSettings:
@@ -114,9 +118,135 @@ def triposr() -> Config:
     )
 
 
+def real3d_stage0() -> Config:
+    """Real3D, stage 0: TripoSR fine-tuned on known views at one camera distance."""
+    start = triposr()
+    return replace(
+        start,
+        model=replace(start.model, camera_distance=3.0, fov_deg=39.6, foreground_ratio=0.65),
+        data=replace(start.data, picture_size=128, camera_distance=2.4),
+        loss=LossConfig(rgb=1.0, mask=0.0, perceptual=1.0),
+        networks=NetworksConfig(perceptual="lpips"),
+        optim=replace(start.optim, ema=0.0),
+        run=RunConfig(
+            out="runs/real3d_stage0",
+            init="stabilityai/TripoSR",
+            validate_every=1000,
+            checkpoint_every=500,
+            keep_best=True,
+        ),
+    )
+
+
+def real3d() -> Config:
+    """Real3D: known views and single photographs together, as the paper has it."""
+    start = real3d_stage0()
+    return replace(
+        start,
+        self_training=SelfTrainingConfig(photos=40),
+        optim=replace(start.optim, batch_size=40),
+        run=replace(start.run, out="runs/real3d", init="runs/real3d_stage0/model"),
+    )
+
+
+def real3d_released() -> Config:
+    """Real3D as its public code trains it: other weights, poses and steps than the paper's."""
+    start = real3d()
+    return replace(
+        start,
+        loss=LossConfig(rgb=2.0, mask=1.0, perceptual=1.0),
+        self_training=replace(
+            start.self_training,
+            photos=80,
+            crop_ratio=(1.45, 1.95),
+            input_rgb=0.6,
+            input_mask=0.3,
+            cycle_rgb=20.0,
+            cycle_mask=10.0,
+            cycle_perceptual=10.0,
+            cycle_poses="floor",
+            cycle_size=512,
+            semantic_views=3,
+            semantic_poses="coupled",
+        ),
+        optim=replace(start.optim, steps=10_000, batch_size=80, warmup=100),
+        run=replace(start.run, out="runs/real3d_released"),
+    )
+
+
+def real3d_small() -> Config:
+    """Real3D's self-training on a laptop: the shipped model goes on with your pictures; no CLIP."""
+    start = small()
+    return replace(
+        start,
+        data=replace(start.data, seed=1000, views=3, rays_per_view=96),
+        self_training=SelfTrainingConfig(
+            photos=4,
+            size=32,
+            rays=256,
+            crop_ratio=(1.1, 1.3),
+            camera_distance=start.model.camera_distance,
+            fov_deg=start.model.fov_deg,
+            semantic=0.0,
+        ),
+        optim=replace(start.optim, steps=120, batch_size=4, lr=5e-4, warmup=12, ema=0.0),
+        run=replace(
+            start.run,
+            out="runs/real3d_small",
+            init=str(SHIPPED_MODEL),
+            validate_every=10_000,
+            checkpoint_every=100,
+            validation_objects=8,
+            validation_views=4,
+            data_workers=0,
+        ),
+    )
+
+
+def openlrm(size: str, picture_size: int) -> Config:
+    """OpenLRM's training (He and Wang 2024): the pose-conditioned model, supervised.
+
+    Steps and batch are ours: 60 epochs of an unnamed batch were published.
+    """
+    return Config(
+        model=openlrm_config(size),
+        data=DataConfig(
+            picture_size=picture_size, max_parts=9, jitter=False, backgrounds=(0.0, 0.5, 1.0)
+        ),
+        loss=LossConfig(mask=0.0, perceptual=1.0, tv=5e-4),
+        networks=NetworksConfig(perceptual="lpips"),
+        optim=OptimConfig(
+            steps=100_000, batch_size=32, lr=4e-4, betas=(0.9, 0.95), eps=1e-8, warmup=3000, ema=0.0
+        ),
+        run=RunConfig(out=f"runs/openlrm_{size}", validate_every=1000, checkpoint_every=500),
+    )
+
+
+def openlrm_small() -> Config:
+    """OpenLRM small: 111 M parameters, the input camera is told."""
+    return openlrm("small", 64)
+
+
+def openlrm_base() -> Config:
+    """OpenLRM base: 260 M parameters, the input camera is told."""
+    return openlrm("base", 96)
+
+
+def openlrm_large() -> Config:
+    """OpenLRM large: 452 M parameters, the input camera is told."""
+    return openlrm("large", 128)
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "tiny": tiny,
     "small": small,
     "base": base,
     "triposr": triposr,
+    "real3d_stage0": real3d_stage0,
+    "real3d": real3d,
+    "real3d_released": real3d_released,
+    "real3d_small": real3d_small,
+    "openlrm_small": openlrm_small,
+    "openlrm_base": openlrm_base,
+    "openlrm_large": openlrm_large,
 }

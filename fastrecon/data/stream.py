@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import focal_length, orbit_c2w, pixel_rays, sample_orbits, view_angle
-from ..config import INPUT_GREY, Config
+from ..cameras import camera_rays, focal_length, orbit_c2w, pixel_rays, sample_orbits, view_angle
+from ..config import Config
+from .batches import Batch, ValidationSet
 from .procedural import ProceduralObjects
 from .procedural.scene import Scene
 
@@ -38,37 +37,13 @@ FOCUS_MARGIN = 1.1
 _STEPS, _VALIDATION, _MEAN = range(3)  # separate random streams
 
 
-@dataclass
-class Batch:
-    """B objects: the picture the model reads, and R rays with known answers in each of V views."""
-
-    images: Tensor  # (B, 3, H, W) in [0, 1], object on grey 0.5, anti-aliased
-    rays_o: Tensor  # (B, V, R, 3); view 0 is the input view
-    rays_d: Tensor  # (B, V, R, 3) unit length
-    rgb: Tensor  # (B, V, R, 3) in [0, 1], object on white
-    mask: Tensor  # (B, V, R) 1 on the object, else 0
-    depth: Tensor  # (B, V, R) distance along the ray, 0 on a miss
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
-
-class ValidationSet(NamedTuple):
-    """Objects that training never sees, from views spread like the training views."""
-
-    images: Tensor  # (n, 3, S, S) the model's input, object on grey
-    c2w: Tensor  # (n, V, 4, 4)
-    rgb: Tensor  # (n, V, 3, size, size) on white, anti-aliased
-    angles: Tensor  # (n, V) degrees between the view's direction and the input view's
-
-
 def procedural_batch(cfg: Config, step: int, device: torch.device | str = "cpu") -> Batch:
     """The training batch of a step: a function of ``(cfg, step)``.
 
     Objects ``step * batch_size`` and on, ``cfg.data.views`` views each: the input view, then
     random orbits at the same distance, elevations -30 to 60 degrees. Rays pass through random
     points of the picture, ``FOCUS_SHARE`` of them near the object; their colours are point samples.
+    With ``cfg.data.picture_size`` they are those of whole pictures of that side.
     Objects are made and traced on ``device``.
     """
     if step < 0:
@@ -82,6 +57,8 @@ def procedural_batch(cfg: Config, step: int, device: torch.device | str = "cpu")
     scene = _placed(cfg, range(step * size, (step + 1) * size), rng, device)
     orbits = _orbits(cfg, rng, size, cfg.data.views - 1)
     c2w = torch.cat([_canonical(cfg).expand(size, 1, 4, 4), orbits], dim=1)
+    if cfg.data.picture_size:
+        return _picture_batch(cfg, scene, c2w)
     pixels = _pixels(cfg, scene, c2w, rng)
     side = cfg.model.encoder.image_size
     rays_o, rays_d = (
@@ -96,6 +73,24 @@ def procedural_batch(cfg: Config, step: int, device: torch.device | str = "cpu")
         rgb=(found.rgb + WHITE * (1.0 - found.mask[..., None])).reshape(*shape, 3),
         mask=found.mask.reshape(shape),
         depth=found.depth.reshape(shape),
+    )
+    return batch.to(scene.device)
+
+
+def _picture_batch(cfg: Config, scene: Scene, c2w: Tensor) -> Batch:
+    """Whole pictures; depth is the mean over a pixel's covered samples."""
+    size, fov = cfg.data.picture_size, cfg.model.fov_deg
+    found = scene.render(c2w, size, fov, cfg.data.supersample)
+    rays_o, rays_d = (x.flatten(2, 3).contiguous() for x in camera_rays(c2w, size, size, fov))
+    colour, alpha = found.rgba[:, :, :3], found.rgba[:, :, 3:]
+    batch = Batch(
+        images=_input_images(cfg, scene),
+        rays_o=rays_o,
+        rays_d=rays_d,
+        rgb=(colour * alpha + WHITE * (1.0 - alpha)).flatten(3).transpose(2, 3).contiguous(),
+        mask=alpha[:, :, 0].flatten(2),
+        depth=found.depth.flatten(2),
+        picture_size=size,
     )
     return batch.to(scene.device)
 
@@ -123,6 +118,7 @@ def validation_set(cfg: Config, n_objects: int, n_views: int, size: int) -> Vali
         c2w=c2w,
         rgb=scene.render_on(WHITE, c2w, size, cfg.model.fov_deg, cfg.data.supersample),
         angles=view_angle(c2w, _canonical(cfg)),
+        fov_deg=torch.full(c2w.shape[:2], cfg.model.fov_deg),
     )
 
 
@@ -188,7 +184,9 @@ def _placed(
 def _input_images(cfg: Config, scene: Scene) -> Tensor:
     c2w = _canonical(cfg).expand(len(scene), 1, 4, 4)
     side, supersample = cfg.model.encoder.image_size, cfg.data.supersample
-    return scene.render_on(INPUT_GREY, c2w, side, cfg.model.fov_deg, supersample)[:, 0]
+    return scene.render_on(cfg.model.input_background, c2w, side, cfg.model.fov_deg, supersample)[
+        :, 0
+    ]
 
 
 def _pixels(cfg: Config, scene: Scene, c2w: Tensor, rng: np.random.Generator) -> Tensor:

@@ -86,16 +86,17 @@ class HeldOut:
     angles: Tensor  # (n, V) degrees between each view's direction and the input view's
     baseline: Tensor  # (3, H, W) the mean image
     fov_deg: Tensor  # (n, V)
+    cameras: Tensor | None = None  # (n, 16) the input cameras, for models that are told
 
     @classmethod
     def make(cls, cfg: Config) -> HeldOut:
         """``cfg.run.validation_*`` objects, views and pixels, the same in every run."""
         run = cfg.run
-        images, c2w, pictures, angles, fov_deg = validation_set(
+        images, c2w, pictures, angles, fov_deg, cameras = validation_set(
             cfg, run.validation_objects, run.validation_views, run.validation_size
         )
         baseline = mean_image(cfg, run.validation_size)
-        return cls(images, c2w, pictures, angles, baseline, fov_deg)
+        return cls(images, c2w, pictures, angles, baseline, fov_deg, cameras)
 
     @torch.no_grad()
     def render(self, model: LRM, *, bf16: bool = True) -> Tensor:
@@ -108,10 +109,13 @@ class HeldOut:
         model.eval()
         height, width = self.pictures.shape[-2:]
         rendered = []
-        for image, c2w, fov_deg in zip(self.images, self.c2w, self.fov_deg, strict=True):
-            planes = encode(model, image[None].to(device), bf16=bf16)
-            cameras, angles = c2w[None].to(device), fov_deg[None].to(device)
-            rays_o, rays_d = camera_rays(cameras, height, width, angles)
+        for i in range(len(self.images)):
+            image, c2w, fov_deg = (
+                x[i : i + 1].to(device) for x in (self.images, self.c2w, self.fov_deg)
+            )
+            told = None if self.cameras is None else self.cameras[i : i + 1].to(device)
+            planes = encode(model, image, told, bf16=bf16)
+            rays_o, rays_d = camera_rays(c2w, height, width, fov_deg)
             rendered.append(model.render(planes, rays_o, rays_d).rgb.cpu())
         model.train(was_training)
         return torch.cat(rendered).movedim(-1, -3)

@@ -1,47 +1,62 @@
-"""L_RECON: render views whose pictures are known and compare (Real3D, section 3.1, Eq. 1)."""
+"""L_RECON: render views whose pictures are known and compare (Real3D, section 3, Eq. 1)."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
-from fastrecon_kernels import Rendering
+from fastrecon_kernels import Rendering, RenderSettings
 from torch import Tensor
 
 from ..config import Config
-from ..data.stream import Batch
-from ..losses import depth_l1, mask_mse, psnr_from_mse, rgb_mse
+from ..data.batches import Batch
+from ..losses import depth_l1, mask_mse, plane_tv, psnr_from_mse, rgb_mse
 from ..models.lrm import LRM
 
+WHITE = 1.0
+"""Background of a batch's colours."""
 Term = Callable[[Rendering, Batch], Tensor]
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""Pictures and their targets (N, 3, H, W) to distances (N,)."""
 
 TERMS: dict[str, Term] = {
     "rgb": lambda rendering, batch: rgb_mse(rendering.rgb, batch.rgb),
     "mask": lambda rendering, batch: mask_mse(rendering.opacity, batch.mask),
     "depth": lambda rendering, batch: depth_l1(rendering.depth, batch.depth, batch.mask),
 }
-"""Every supervised term, by the name of its weight in ``LossConfig``."""
+"""Terms on rays, by the names of their weights in ``LossConfig``; "perceptual" is on pictures and
+"tv" on planes."""
 
 
 class Supervised:
-    """The loss of one batch with known views: a weighted sum of ``TERMS``.
+    """The loss of one batch with known views: a weighted sum of ``TERMS``, and of "perceptual".
 
     Args:
         cfg: ``cfg.loss`` holds the weights (0 turns a term off), ``cfg.optim.precision`` the
             network's autocast, ``cfg.run.seed`` seeds the samples along the rays.
+        device: where the perceptual network is to work.
+
+    Raises:
+        WeightsError, ImportError: the perceptual network cannot be had.
     """
 
-    def __init__(self, cfg: Config) -> None:
-        self.weights = {name: getattr(cfg.loss, name) for name in TERMS}
-        self.weights = {name: weight for name, weight in self.weights.items() if weight}
+    def __init__(self, cfg: Config, device: torch.device | str = "cpu") -> None:
+        self.weights = {name: weight for name, weight in asdict(cfg.loss).items() if weight}
         if not self.weights:
             raise ValueError(
                 "every loss weight is 0, so there is nothing to learn; set --loss.rgb 1"
             )
+        self.perceptual: Judge | None = None
+        if cfg.loss.perceptual:
+            from ..perceptual import build_perceptual
+
+            self.perceptual = build_perceptual(cfg.networks, device)
         self.bf16 = cfg.optim.precision == "bf16"
         render = cfg.model.render
         self.settings = replace(render, stratified=render.stratified or cfg.data.jitter)
+        self.backgrounds = cfg.data.backgrounds
         self.seed = cfg.run.seed
 
     def __call__(self, model: LRM, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,32 +65,59 @@ class Supervised:
         Rays of all V views ``(B, V, R, 3)`` go through one ``render_rays`` call. The seed of a
         step depends on nothing but ``(run.seed, step)``, which makes a resumed run exact.
         """
-        planes = encode(model, batch.images, bf16=self.bf16)
+        planes = encode(model, batch.images, batch.cameras, bf16=self.bf16)
+        settings, batch = self._on_background(batch, step)
         rendering = model.render(
             planes,
             batch.rays_o,
             batch.rays_d,
-            settings=self.settings,
+            settings=settings,
             seed=render_seed(self.seed, step),
         )
-        terms = {name: TERMS[name](rendering, batch) for name in self.weights}
+        terms = {name: self._term(name, rendering, batch, planes) for name in self.weights}
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         metrics = {"loss": loss, **{f"loss_{name}": term for name, term in terms.items()}}
         metrics["psnr"] = psnr_from_mse(rgb_mse(rendering.rgb.detach(), batch.rgb))
         return loss, {name: value.detach() for name, value in metrics.items()}
 
+    def _on_background(self, batch: Batch, step: int) -> tuple[RenderSettings, Batch]:
+        """Settings and answers with one of ``data.backgrounds`` behind the objects."""
+        levels = self.backgrounds
+        level = levels[random.Random(render_seed(self.seed, step)).randrange(len(levels))]
+        if level == WHITE:
+            return self.settings, batch
+        rgb = batch.rgb + (level - WHITE) * (1.0 - batch.mask[..., None])
+        return replace(self.settings, background=(level,) * 3), replace(batch, rgb=rgb)
 
-def encode(model: LRM, images: Tensor, *, bf16: bool) -> Tensor:
+    def _term(self, name: str, rendering: Rendering, batch: Batch, planes: Tensor) -> Tensor:
+        if name == "tv":
+            return plane_tv(planes)
+        if name != "perceptual":
+            return TERMS[name](rendering, batch)
+        assert self.perceptual is not None
+        pictures, target = (
+            x.flatten(0, 1).unflatten(1, (batch.picture_size,) * 2).movedim(-1, 1)
+            for x in (rendering.rgb, batch.rgb)
+        )
+        return self.perceptual(pictures.clamp(0.0, 1.0), target).mean()
+
+
+def encode(model: LRM, images: Tensor, cameras: Tensor | None = None, *, bf16: bool) -> Tensor:
     """Planes ``(B, 3, C, P, P)`` of images ``(B, 3, H, W)``, the network under bf16 autocast.
+
+    ``cameras (B, 16)`` are for models that are told the input camera.
 
     On CUDA the planes keep the autocast's dtype, from which the renderer takes its own precision;
     on the CPU they are fp32, because rendering there computes in at least that anyway.
     """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        planes = model.encode(images)
+        planes = model.encode(images, cameras)
     return planes.float() if images.device.type == "cpu" else planes
 
 
-def render_seed(seed: int, step: int) -> int:
-    """One seed per (run, step): distinct for the first billion steps, below 2^63."""
-    return (seed * 1_000_000_007 + step) % (1 << 63)
+def render_seed(seed: int, step: int, stream: int = 0) -> int:
+    """One seed per (run, step, stream), below 2^63: distinct for a billion seeds and steps.
+
+    ``stream`` (below 8) tells apart what one step draws for different purposes.
+    """
+    return (seed * 1_000_000_007 + step) % (1 << 60) + (stream << 60)

@@ -105,8 +105,7 @@ def load_clip(
     """
     size = size or TowerSize()
     tower = _empty_tower(size)
-    path = Path(networks.clip_weights) if networks.clip_weights else _fetch()
-    tensors = _read_archive(path) if _is_archive(path) else read_tensors(path, ADVICE)
+    path, tensors = read_clip(networks)
     shapes = {PREFIX + name: t.shape for name, t in tower.state_dict().items()}
     unknown = [n for n in tensors if n.startswith(PREFIX) and n not in shapes]
     if unknown:
@@ -117,6 +116,17 @@ def load_clip(
     state = take(tensors, shapes, f"{path} (CLIP's image encoder)", ADVICE)
     tower.load_state_dict({n.removeprefix(PREFIX): t for n, t in state.items()}, assign=True)
     return ClipEncoder(tower, size.image_size).to(device)
+
+
+def read_clip(networks: NetworksConfig) -> tuple[Path, dict[str, Tensor]]:
+    """The file of weights that `load_clip` describes, and everything in it, text weights too.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or cannot be fetched.
+        ImportError: open_clip is not installed.
+    """
+    path = Path(networks.clip_weights) if networks.clip_weights else _fetch()
+    return path, _read_archive(path) if _is_archive(path) else read_tensors(path, ADVICE)
 
 
 def _empty_tower(size: TowerSize) -> nn.Module:

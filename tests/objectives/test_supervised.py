@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastrecon.config import Config, DataConfig, LossConfig, OptimConfig
-from fastrecon.data.stream import Batch
+from fastrecon import perceptual
+from fastrecon.config import Config, DataConfig, LossConfig, NetworksConfig, OptimConfig
+from fastrecon.data.batches import Batch
+from fastrecon.data.stream import procedural_batch
 from fastrecon.losses import depth_l1, mask_mse, rgb_mse
 from fastrecon.models.lrm import LRM
 from fastrecon.objectives import Supervised
@@ -55,7 +57,7 @@ def gradients(model: LRM, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_every_weight_has_a_term() -> None:
-    assert set(TERMS) <= set(vars(LossConfig()))
+    assert {*TERMS, "perceptual", "tv"} == set(vars(LossConfig()))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(model: LRM, batch: Batch) -> None:
@@ -105,3 +107,53 @@ def test_steps_have_seeds_of_their_own(model: LRM, batch: Batch) -> None:
 def test_nothing_to_learn_is_refused() -> None:
     with pytest.raises(ValueError, match="every loss weight is 0"):
         Supervised(config())
+
+
+# ----------------------------------------------------------------------------------- whole pictures
+
+
+@pytest.fixture(scope="module")
+def picture_config() -> Config:
+    cfg = config(rgb=1.0, perceptual=0.5)
+    return replace(
+        cfg,
+        data=DataConfig(seed=1, views=2, picture_size=8, max_parts=2, jitter=False),
+        networks=NetworksConfig(perceptual="ssim"),
+        optim=replace(cfg.optim, batch_size=3),
+    )
+
+
+def test_the_perceptual_term_judges_every_picture_as_it_is_seen(
+    model: LRM, picture_config: Config
+) -> None:
+    """Eq. 1 with SSIM for LPIPS: the mean over objects and views, one picture at a time."""
+    batch = procedural_batch(picture_config, 0)
+    loss, metrics = Supervised(picture_config)(model.train(), batch, 0)
+    rgb, judged = [], []
+    for b in range(3):
+        planes = model.encode(batch.images[b : b + 1])
+        for v in range(2):
+            seen = model.render(planes, batch.rays_o[b : b + 1, v], batch.rays_d[b : b + 1, v])
+            rgb.append((seen.rgb[0] - batch.rgb[b, v]).square().mean())
+            picture, target = (torch.empty(1, 3, 8, 8) for _ in range(2))
+            for row in range(8):
+                for column in range(8):
+                    picture[0, :, row, column] = seen.rgb[0, 8 * row + column]
+                    target[0, :, row, column] = batch.rgb[b, v, 8 * row + column]
+            judged.append(perceptual.l1_ssim(picture, target)[0])
+    torch.testing.assert_close(metrics["loss_perceptual"], torch.stack(judged).mean().detach())
+    expected = torch.stack(rgb).mean() + 0.5 * torch.stack(judged).mean()
+    torch.testing.assert_close(loss, expected)
+    found, wanted = gradients(model, loss), gradients(model, expected)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_perceptual_network_is_the_configured_one(
+    picture_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(perceptual, "build_perceptual", lambda *args: asked.append(args))
+    Supervised(picture_config, "meta")
+    Supervised(replace(picture_config, loss=LossConfig()), "meta")
+    assert asked == [(picture_config.networks, "meta")]
