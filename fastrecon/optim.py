@@ -101,7 +101,7 @@ def learning_rate(cfg: OptimConfig, step: int) -> float:
     """
     warmup = min(cfg.warmup, cfg.steps // 2)
     if step < warmup:
-        return cfg.lr * (step + 1) / warmup
+        return cfg.lr * (cfg.start_lr + (1.0 - cfg.start_lr) * (step + 1) / warmup)
     progress = min((step - warmup) / max(cfg.steps - warmup, 1), 1.0)
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return cfg.lr * (cfg.final_lr + (1.0 - cfg.final_lr) * cosine)

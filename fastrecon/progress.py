@@ -17,6 +17,14 @@ from tqdm import tqdm
 
 from .checkpoint import write_atomic
 
+SHOWN = {
+    "loss": ("loss", "{:.4f}"),
+    "psnr": ("psnr", "{:.2f}"),
+    "images_per_second": ("img/s", "{:.1f}"),
+    "data_wait": ("wait", "{:.0%}"),
+}
+"""Training scalars that a person sees while they change, their labels and formats."""
+
 
 class Meter:
     """Means of scalar tensors over a window of steps, kept on their device until read."""
@@ -27,15 +35,17 @@ class Meter:
     def reset(self) -> None:
         """Begin a new window."""
         self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
         self.steps = 0
         self.waited = 0.0
         self.started = time.perf_counter()
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Count one step; nothing is copied to the host."""
+        """Count one step; nothing is copied to the host. Steps may have different metrics."""
         self.steps += 1
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -49,7 +59,7 @@ class Meter:
 
         Time is read after the values, whose arrival means that the device has done the work.
         """
-        means = {name: float(total) / self.steps for name, total in self.sums.items()}
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         elapsed = max(time.perf_counter() - self.started, 1e-9)
         means["images_per_second"] = self.steps * batch_size / elapsed
         means["data_wait"] = self.waited / elapsed
@@ -96,10 +106,9 @@ class RunLog:
                 self.writer.add_scalar(f"{kind}/{name}", value, step)
         if kind == "train":
             shown = {
-                "loss": f"{numbers['loss']:.4f}",
-                "psnr": f"{numbers['psnr']:.2f}",
-                "img/s": f"{numbers['images_per_second']:.1f}",
-                "wait": f"{numbers['data_wait']:.0%}",
+                label: form.format(numbers[name])
+                for name, (label, form) in SHOWN.items()
+                if name in numbers
             }
             self.bar.set_postfix(shown)
             if self.bar.disable:  # no terminal: a line that a log file can hold
@@ -123,6 +132,25 @@ class RunLog:
         self.bar.close()
         if self.writer is not None:
             self.writer.close()
+
+
+class NoLog:
+    """A ``RunLog`` that reports nothing: that of all processes of a run but the first."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def picture(self, name: str, step: int, picture: Tensor) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def picture_grid(

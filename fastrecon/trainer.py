@@ -8,24 +8,15 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, CheckpointStore, write_atomic
-from .config import Config
-from .config_checks import (
-    check_config,
-    config_differences,
-    config_to_json,
-    resolve_device,
-)
-from .data.stream import Batch, procedural_batch
-from .evaluation.validation import HeldOut, Validation
-from .models.lrm import LRM
-from .objectives import Supervised
+from .config_checks import config_differences, config_to_json, resolve_device
+from .distributed import Learner, world
 from .optim import (
     WeightAverage,
     build_optimizer,
@@ -35,8 +26,11 @@ from .optim import (
     set_learning_rate,
 )
 from .prefetch import Prefetch
-from .progress import Meter, RunLog, picture_grid
+from .progress import Meter, NoLog, RunLog
 from .signals import Interrupted, StopRequest
+from .tasks import Model, Report, task_for
+from .tasks.configs import AnyConfig
+from .tasks.task import Batch
 
 MAX_BAD_STEPS = 10
 """Steps in a row without a finite loss and gradient after which a run gives up."""
@@ -47,51 +41,62 @@ class TrainingError(RuntimeError):
 
 
 class Trainer:
-    """Trains ``LRM(cfg.model)`` towards ``Supervised(cfg)`` on the procedural stream.
+    """Trains the model of ``task_for(cfg)`` towards its objective.
 
     Args:
         cfg: everything the run is a function of. With ``cfg.run.resume`` the newest whole
             checkpoint under ``cfg.run.out`` is taken up, exactly where it was left.
+
+    Under ``torchrun`` every process has a trainer and takes its share of each batch; the first one
+    alone validates and writes.
 
     Raises:
         ValueError: a configuration that cannot be trained, or one that differs from that of the
             checkpoints in ``cfg.run.out``.
     """
 
-    def __init__(self, cfg: Config) -> None:
-        check_config(cfg)
+    def __init__(self, cfg: AnyConfig) -> None:
         self.cfg = cfg
+        self.task = task_for(cfg)
+        self.task.check()
+        self.world = world()
+        self.share = self.task.share(self.world.rank, self.world.size)
+        """What of the task is this process's."""
         self.out = Path(cfg.run.out)
-        self.device = resolve_device(cfg.run.device)
+        self.device = self.world.device(resolve_device(cfg.run.device))
+        self.world.join(self.device)
         torch.manual_seed(cfg.run.seed)
-        self.model = build_model(cfg).to(self.device)
+        self.model = self.task.build_model().to(self.device)
         self.optimizer = build_optimizer(self.model, cfg.optim)
         self.average = WeightAverage(self.model, cfg.optim.ema)
-        self.objective = Supervised(cfg)
+        learner = Learner(self.model, self.share.build_objective(self.device))
+        self.learner = self.world.shared(learner, self.device)
         self.store = CheckpointStore(self.out / "checkpoints", cfg.run.keep)
         self.step = 0
         """Steps done."""
-        self.best_psnr: float | None = None
-        """Best held-out PSNR so far, dB."""
+        self.best_score: float | None = None
+        """Best held-out score so far."""
         self.bad_steps = 0
         """Steps just skipped in a row."""
-        self.held_out: HeldOut | None = None
         self._take_up()
 
-    def run(self) -> Validation:
+    def run(self) -> Report | None:
         """Train to ``cfg.optim.steps``, validate, and export the averaged model to ``out/model``.
+
+        Returns:
+            How the averaged weights did; None in all processes but the first.
 
         Raises:
             Interrupted: SIGINT or SIGTERM arrived; the checkpoint is written.
             TrainingError: ``MAX_BAD_STEPS`` steps in a row were not finite.
         """
         run, steps = self.cfg.run, self.cfg.optim.steps
-        log = RunLog(self.out, steps, self.step)
+        log = RunLog(self.out, steps, self.step) if self.world.is_first else NoLog()
         # Worker processes leave the GPU to the model; without them objects are made where it is.
         device = "cpu" if run.data_workers else self.device
-        make = partial(procedural_batch, self.cfg, device=device)
-        batches = Prefetch(make, steps, run.data_workers)
+        batches = Prefetch(self.share.batches(device), steps, run.data_workers)
         meter = Meter()
+        images = self.task.images_per_step
         try:
             with StopRequest() as stop:
                 while self.step < steps:
@@ -104,16 +109,17 @@ class Trainer:
                         log.message(f"step {self.step}: loss or gradient not finite, step skipped")
                     log.advance()
                     if self._due(run.log_every) and meter.steps:
-                        values = meter.read(self.cfg.optim.batch_size)
+                        values = meter.read(images)
                         log.scalars("train", self.step, values)
                     if self._due(run.validate_every) and self.step < steps:
                         self.validate(log)
                         meter.reset()
-                    if self._due(run.checkpoint_every) or self.step == steps or stop.signum:
+                    signum = self.world.largest(stop.signum or 0, self.device)
+                    if self._due(run.checkpoint_every) or self.step == steps or signum:
                         self.save()
-                    if stop.signum and self.step < steps:
+                    if signum and self.step < steps:
                         raise Interrupted(
-                            stop.signum,
+                            signum,
                             f"stopped after step {self.step}; the checkpoint is in "
                             f"{self.store.folder}; run the same command again to continue",
                         )
@@ -121,6 +127,7 @@ class Trainer:
         finally:
             batches.close()
             log.close()
+            self.world.leave()
 
     def train_step(self, batch: Batch) -> dict[str, Tensor] | None:
         """One optimizer step; None, and nothing changed but the count, if it was not finite.
@@ -131,10 +138,12 @@ class Trainer:
         lr = learning_rate(cfg, self.step)
         set_learning_rate(self.optimizer, lr)
         self.model.train()
-        loss, metrics = self.objective(self.model, batch, self.step)
+        loss, metrics = self.learner(batch, self.step)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip)
-        finite = bool(torch.isfinite(loss.detach() + norm))
+        # Of several processes, all see the same norm, but each its own loss.
+        sound = norm if self.world.size > 1 else loss.detach() + norm
+        finite = bool(torch.isfinite(sound))
         if finite:
             self.optimizer.step()
             self.average.update(self.step)
@@ -151,22 +160,31 @@ class Trainer:
             return None
         return {**metrics, "grad_norm": norm, "lr": loss.new_tensor(lr)}
 
-    def validate(self, log: RunLog) -> Validation:
-        """Score held-out views with the averaged weights; log numbers and a picture grid."""
-        if self.held_out is None:
-            self.held_out = HeldOut.make(self.cfg)
-        with self.average.applied():
-            rendered = self.held_out.render(self.model, bf16=self.cfg.optim.precision == "bf16")
-        result = self.held_out.score(rendered)
-        self.best_psnr = max(result.all.psnr, self.best_psnr or result.all.psnr)
-        log.scalars("validation", self.step, result.scalars())
-        held = self.held_out
-        log.picture("held_out", self.step, picture_grid(held.images, held.pictures, rendered))
-        log.message(f"step {self.step}, held out:\n{result.table()}")
-        return result
+    def validate(self, log: RunLog | NoLog) -> Report | None:
+        """Judge the averaged weights on what is held out; log numbers and a picture.
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment; refuse one whose weights are not finite."""
+        None in all processes but the first.
+        """
+        if not self.world.is_first:
+            return None
+        with self.average.applied():
+            report = self.task.validate(self.model)
+            if self.best_score is None or report.score > self.best_score:
+                self.best_score = report.score
+                if self.cfg.run.keep_best:
+                    self._export("best")
+        log.scalars("validation", self.step, report.scalars)
+        if report.picture is not None:
+            log.picture("held_out", self.step, report.picture)
+        log.message(f"step {self.step}, held out:\n{report.table}")
+        return report
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this moment; refuse one whose weights are not finite.
+
+        Returns:
+            Its folder; None in all processes but the first, which write nothing.
+        """
         weights = [*self.model.parameters(), *self.average.tensors.values()]
         norm = torch.nn.utils.get_total_norm([w.detach() for w in weights])
         if not bool(torch.isfinite(norm)):
@@ -174,6 +192,8 @@ class Trainer:
                 f"the weights are not finite after step {self.step}, so no checkpoint was written; "
                 + self._way_out()
             )
+        if not self.world.is_first:
+            return None
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer, self.model),
@@ -182,7 +202,7 @@ class Trainer:
             tensors["ema"] = self.average.tensors
         state = {
             "config": config_to_json(self.cfg),
-            "best_psnr": self.best_psnr,
+            "best_score": self.best_score,
             "bad_steps": self.bad_steps,
             "rng": _rng_state(),
         }
@@ -212,20 +232,26 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.tensors["optimizer"])
         self.average.load(checkpoint.tensors.get("ema", {}))
         self.step = checkpoint.step
-        self.best_psnr, self.bad_steps = state["best_psnr"], state["bad_steps"]
+        self.best_score, self.bad_steps = state["best_score"], state["bad_steps"]
         _set_rng_state(state["rng"])
 
-    def _finish(self, log: RunLog) -> Validation:
+    def _finish(self, log: RunLog | NoLog) -> Report | None:
         """Validate and export the averaged weights."""
-        result = self.validate(log)
+        report = self.validate(log)
+        if report is None:
+            return None
         write_atomic(
             self.out / "validation.json",
-            json.dumps({"step": self.step, **asdict(result)}, indent=1).encode(),
+            json.dumps({"step": self.step, **asdict(report.content)}, indent=1).encode(),
         )
         with self.average.applied():
-            self.model.save_pretrained(self.out / "model")
+            self._export("model")
         log.message(f"the model is in {self.out / 'model'}")
-        return result
+        return report
+
+    def _export(self, name: str) -> None:
+        """Write the model as it is now to a folder of the run."""
+        cast(Model, self.model).save_pretrained(self.out / name)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
@@ -238,17 +264,6 @@ class Trainer:
             f"{last}; a lower --optim.lr or --optim.clip, a longer --optim.warmup or "
             "--optim.precision fp32, in a new --run.out, are worth a try"
         )
-
-
-def build_model(cfg: Config) -> LRM:
-    """``LRM(cfg.model)``, random or with the weights of ``cfg.run.init``, which must fit it.
-
-    Raises:
-        CheckpointError: no such weights, or weights of another architecture.
-    """
-    if not cfg.run.init:
-        return LRM(cfg.model)
-    return LRM.from_tensors(cfg.model, LRM.from_pretrained(cfg.run.init).state_dict())
 
 
 def _rng_state() -> dict[str, list[str]]:

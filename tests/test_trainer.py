@@ -14,7 +14,6 @@ import pytest
 import torch
 from fastrecon_kernels import RenderSettings
 
-from fastrecon import trainer as module
 from fastrecon import training_cli
 from fastrecon.checkpoint import CheckpointError, CheckpointStore, load_tensors, save_tensors
 from fastrecon.config import (
@@ -31,6 +30,7 @@ from fastrecon.config import (
 from fastrecon.data.stream import mean_image
 from fastrecon.evaluation import validation
 from fastrecon.models.lrm import LRM
+from fastrecon.objectives import Joint
 from fastrecon.signals import Interrupted
 from fastrecon.trainer import MAX_BAD_STEPS, Trainer, TrainingError
 
@@ -40,7 +40,9 @@ STEPS = 6
 def micro(out: Path, **optim) -> Config:
     """A model of a few thousand parameters; stratified samples, so that seeds matter."""
     model = LRMConfig(
-        encoder=EncoderConfig(16, 8, dim=32, depth=1, heads=2, mlp_dim=32, position_grid=2),
+        encoder=EncoderConfig(
+            image_size=16, patch_size=8, dim=32, depth=1, heads=2, mlp_dim=32, position_grid=2
+        ),
         backbone=BackboneConfig(grid=4, dim=32, depth=1, heads=2, head_dim=16, channels=4),
         decoder=DecoderConfig(hidden=16, layers=1),
         render=RenderSettings(radius=0.87, n_samples=8, stratified=True),
@@ -82,13 +84,13 @@ def stop_after(monkeypatch, steps: int, signum: int = signal.SIGINT) -> None:
 
 def poison(monkeypatch, bad_steps: set[int]) -> None:
     """Make the loss of these steps NaN, with gradients to match."""
-    original = module.Supervised.__call__
+    original = Joint.__call__
 
     def call(self, model, batch, step):
         loss, metrics = original(self, model, batch, step)
         return (loss * float("nan") if step in bad_steps else loss), metrics
 
-    monkeypatch.setattr(module.Supervised, "__call__", call)
+    monkeypatch.setattr(Joint, "__call__", call)
 
 
 def weights(out: Path, name: str = "ema") -> dict[str, torch.Tensor]:
@@ -219,7 +221,7 @@ def test_fine_tuning_starts_from_given_weights(finished, tmp_path):
 
 def test_the_loss_falls_on_a_repeated_batch(tmp_path):
     trainer = Trainer(micro(tmp_path, steps=40, lr=3e-3, warmup=1))
-    batch = module.procedural_batch(trainer.cfg, 0)
+    batch = trainer.task.batches("cpu")(0)
     losses = [float((trainer.train_step(batch) or {})["loss"]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
@@ -277,7 +279,7 @@ def test_a_run_of_another_configuration_is_not_resumed(finished, tmp_path):
 def test_a_step_that_is_not_finite_is_skipped_and_changes_nothing(tmp_path, monkeypatch):
     poison(monkeypatch, {1})
     trainer = Trainer(micro(tmp_path))
-    batch = module.procedural_batch(trainer.cfg, 0)
+    batch = trainer.task.batches("cpu")(0)
     assert trainer.train_step(batch) is not None
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     average = {n: t.clone() for n, t in trainer.average.tensors.items()}
