@@ -1,4 +1,7 @@
-"""``fastrecon train RECIPE [overrides]``, which is ``python train.py RECIPE [overrides]``."""
+"""``fastrecon train RECIPE [overrides]``, which is ``python train.py RECIPE [overrides]``.
+
+Experiments, which are arms x seeds of a recipe, are started in the same manner.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,25 @@ import tyro
 
 from .checkpoint import CheckpointError
 from .config import Config
+from .data.camera_files import CollectionError
+from .data.rgbd import RGBDError
+from .experiments import cli as experiments
+from .perceptual import WeightsError
 from .recipes import RECIPES
 from .signals import Interrupted
 from .trainer import Trainer, TrainingError
 
-DESCRIPTION = """Train a reconstruction model on procedural objects.
+DESCRIPTION = f"""Train a reconstruction model.
 
 Pick a recipe and override any field: `tiny --optim.steps 500 --run.out runs/x --data.seed 3`;
 `tiny --help` lists them. The same command again continues an interrupted run, exactly.
 
-Ctrl-C and SIGTERM finish the step and write a checkpoint (exit code 130 or 143)."""
+Ctrl-C and SIGTERM finish the step and write a checkpoint (exit code 130 or 143).
 
-SHORT = {"--device": "--run.device", "--out": "--run.out"}
+Experiments train several arms with several seeds and compare them, with the same overrides for
+all: {", ".join(f"{name} ({words})" for name, words in experiments.summaries().items())}"""
+
+SHORT = {"--device": "--run.device", "--out": "--run.out", "--steps": "--optim.steps"}
 """Names that everybody tries first."""
 
 
@@ -38,15 +48,18 @@ def parse(argv: Sequence[str], prog: str = "fastrecon train") -> Config:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "fastrecon train") -> int:
-    """Train from the command line; returns the exit code.
+    """Train, or run an experiment, from the command line; returns the exit code.
 
     0 is a finished run, 1 one that failed, 2 a configuration that makes no sense, 130 or 143 one
     that was interrupted by SIGINT or SIGTERM after writing its checkpoint.
     """
-    cfg = parse(sys.argv[1:] if argv is None else argv, prog)
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in experiments.EXPERIMENTS:
+        return experiments.main(args[0], [_long(arg) for arg in args[1:]], prog)
+    cfg = parse(args, prog)
     try:
         trainer = Trainer(cfg)
-    except CheckpointError as error:
+    except (CheckpointError, WeightsError, ImportError) as error:
         return _complain(error, 1)
     except ValueError as error:
         return _complain(error, 2)
@@ -54,7 +67,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "fastrecon train") -> in
         trainer.run()
     except Interrupted as stopped:
         return _complain(stopped, stopped.exit_code)
-    except (CheckpointError, TrainingError) as error:
+    except (CheckpointError, CollectionError, RGBDError, TrainingError, OSError) as error:
         return _complain(error, 1)
     return 0
 

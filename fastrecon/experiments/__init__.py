@@ -1,0 +1,1 @@
+"""Claims tested by arms x seeds: normal training runs, paired object by object."""
