@@ -10,6 +10,7 @@ import pytest
 
 from fastrecon.cli import HELP
 from fastrecon.data.cli import HELP as DATA_HELP
+from fastrecon.experiments.cli import EXPERIMENTS
 from fastrecon.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -46,15 +47,15 @@ def test_command_lines_name_what_exists(line: str) -> None:
         if words[:2] == ["fastrecon", "data"]:
             assert f"\n  {words[2]} " in DATA_HELP, words[2]
         if words[0] == "fastrecon" and words[1] == "train":
-            assert words[2] in RECIPES
+            assert words[2] in {*RECIPES, *EXPERIMENTS}
         if words[:2] == ["python", "train.py"]:
-            assert words[2] in RECIPES
+            assert words[2] in {*RECIPES, *EXPERIMENTS}
         for word in words:
             if word.startswith(("fastrecon/", "constraints")):
                 assert (ROOT / word).exists(), word
 
 
-@pytest.mark.parametrize("page", ["README.md", "kernels/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "kernels/README.md", "docs/real3d.md"])
 def test_links_lead_somewhere(page: str) -> None:
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())

@@ -104,7 +104,7 @@ def _run(looks: Sequence[Look], networks: Networks, ray: bool, total: int, unit:
     with (
         StopRequest() as stop,
         contextlib.closing(_answers(looks, networks, ray, stop)) as answers,
-        tqdm(total=total, desc="networks", unit=unit) as bar,
+        tqdm(total=total, desc="networks", unit=unit, disable=None) as bar,
     ):
         bar.update(total - sum(sizes))
         for count, answer in answers:

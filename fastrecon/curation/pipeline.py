@@ -66,7 +66,7 @@ def curate(entries: Sequence[Entry], job: Job, workers: int, ray: bool = False) 
         todo = [entry for entry in entries if entry.name not in manifest.done]
         with (
             contextlib.closing(_records(todo, job, workers, ray, stop)) as work,
-            tqdm(total=len(entries), unit="picture") as bar,
+            tqdm(total=len(entries), unit="picture", disable=None) as bar,
         ):
             bar.update(len(entries) - len(todo))
             for record in work:
@@ -112,7 +112,7 @@ def curate_into_shards(
         work = Work(todo, partial(curate_shard, job=job), _lost, ATTEMPTS)
         with (
             contextlib.closing(_results(work, workers, ray, stop)) as outcomes,
-            tqdm(total=count, unit="shard" if shards else "picture") as bar,
+            tqdm(total=count, unit="shard" if shards else "picture", disable=None) as bar,
         ):
             bar.update(count - sum(len(batch.entries) or 1 for batch in todo))
             for outcome in outcomes:

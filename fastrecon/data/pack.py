@@ -177,7 +177,10 @@ def _shards(
     skipped: dict[str, str] = {}
     following = start
     try:
-        with closing(done), tqdm(total=len(source), initial=start, unit="object") as bar:
+        with (
+            closing(done),
+            tqdm(total=len(source), initial=start, unit="object", disable=None) as bar,
+        ):
             for result in _in_order(done, start):
                 item = items[result.index - start]
                 bar.update()

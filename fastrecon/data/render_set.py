@@ -135,7 +135,9 @@ def render_set(options: RenderOptions) -> int:
             drawn = 0
             _rewrite(options.out / MANIFEST, records)
             renderer: MeshRenderer | None = None
-            for name, path in tqdm(meshes.items(), desc="meshes", unit="mesh", leave=False):
+            for name, path in tqdm(
+                meshes.items(), desc="meshes", unit="mesh", leave=False, disable=None
+            ):
                 if name in records:
                     continue
                 if renderer is None:

@@ -150,7 +150,7 @@ def evaluate_set(
         EvaluationError: not one subject could be used, or the model is broken.
     """
     outcomes = []
-    bar = tqdm(subjects, desc=subjects.title.lower(), unit="object", leave=False)
+    bar = tqdm(subjects, desc=subjects.title.lower(), unit="object", leave=False, disable=None)
     for subject in bar:
         outcomes.append(
             evaluate_subject(lrm, subject, mean_image, settings, baselines=baselines, shapes=shapes)

@@ -119,7 +119,7 @@ def evaluate_views(
     """
     meter = FidMeter(judges.inception) if judges.inception and parts.semantic else None
     measured, failed = [], []
-    bar = tqdm(instances, desc=instances.title.lower(), unit="object", leave=False)
+    bar = tqdm(instances, desc=instances.title.lower(), unit="object", leave=False, disable=None)
     for instance in bar:
         try:
             found = measure(lrm, instance, camera, judges, parts, meter)
@@ -208,7 +208,7 @@ def search_distance(lrm: LRM, instances: PosedSet) -> Search:
     distances = [own * factor for factor in GRID]
     scores: list[Tensor] = []
     failed: list[Skipped] = []
-    for instance in tqdm(small, desc="camera distance", unit="object", leave=False):
+    for instance in tqdm(small, desc="camera distance", unit="object", leave=False, disable=None):
         try:
             scores.append(_by_distance(lrm, instance, start, distances))
         except ValueError as error:

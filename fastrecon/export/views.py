@@ -93,5 +93,5 @@ class Viewer:
         """A full turn from slightly above, beginning at the input's azimuth."""
         return [
             self.picture(2 * math.pi * k / n_frames, TURNTABLE_ELEVATION, size)
-            for k in tqdm(range(n_frames), desc="turntable", leave=False)
+            for k in tqdm(range(n_frames), desc="turntable", leave=False, disable=None)
         ]
