@@ -188,7 +188,7 @@ def view_back(c2w: Tensor, canonical: Tensor) -> Tensor:
     """Where the canonical camera stands for a model that takes the camera ``c2w`` for canonical.
 
     Such a model's world is the old one moved by ``canonical @ inverse(c2w)``, so the old canonical
-    camera is ``canonical @ inverse(c2w) @ canonical`` in it (Real3D, section 3.2: the inverse
+    camera is ``canonical @ inverse(c2w) @ canonical`` in it (Real3D, section 4.1: the inverse
     pose). Both (..., 4, 4).
     """
     return canonical @ inverse_c2w(c2w) @ canonical

@@ -141,7 +141,7 @@ class NetworksConfig:
 
 @dataclass(frozen=True)
 class SelfTrainingConfig:
-    """Learning from single pictures (Real3D, section 3.2); angles in degrees.
+    """Learning from single pictures (Real3D, section 4.1); angles in degrees.
 
     The defaults are the paper's; ``recipes.real3d_released`` has what the public code does.
     """

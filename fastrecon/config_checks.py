@@ -12,8 +12,8 @@ import torch
 from .config import Config, OptimConfig, RunConfig
 from .tasks.configs import AnyConfig
 
-MAY_DIFFER = ("run.",)
-"""Fields that a resumed run may change: where, how often and on what it runs."""
+MAY_DIFFER = ("run.", "networks.lpips_weights", "networks.clip_weights")
+"""Fields that a resumed run may change: where, how often and on what it runs, where files are."""
 BUT_NOT = ("run.seed",)
 LEAST_PICTURE = 8
 """Side of the smallest whole picture that is rendered for a loss, pixels."""

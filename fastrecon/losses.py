@@ -38,7 +38,7 @@ def depth_l1(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def clip_similarity_loss(features: Tensor, target: Tensor) -> Tensor:
     """``-<f, g>`` of unit features ``(..., D)`` -> ``(...)``, from -1 (the same) to 1.
 
-    Real3D, section 3.2, L_CLIP.
+    Real3D, section 4.1, L_CLIP.
     """
     _same_shape("features", features, target)
     return -(features * target).sum(-1)

@@ -90,7 +90,7 @@ def there_and_back(lrm: LRM, planes: Tensor, camera: InputCamera, size: int) -> 
     """The input view again, by way of every intermediate camera: (13, 3, size, size) on white.
 
     A novel view is rendered at the size that the model reads, cut out by its own opacity, put on
-    grey, reconstructed, and looked at from the inverse pose (Real3D, section 3.2).
+    grey, reconstructed, and looked at from the inverse pose (Real3D, section 4.1).
     """
     cameras = camera.intermediate()
     fov = torch.full((len(cameras),), camera.fov_deg)
