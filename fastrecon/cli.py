@@ -1,4 +1,4 @@
-"""The command line: ``fastrecon reconstruct``, ``train``, ``evaluate``, ``data`` and ``curate``."""
+"""The command line: ``fastrecon reconstruct``, ``generate``, ``train``, ``evaluate``, ..."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from importlib import metadata
 HELP = """usage: fastrecon COMMAND ...
 
   reconstruct IMAGE...   pictures to meshes, turntables, depth and normals
+  generate               a class, a caption or a picture with depth to 3D scenes
   train RECIPE           train a model; the same line again continues an interrupted run
-  evaluate               held-out figures of a model: views and surfaces, with intervals
-  data render MESHES...  meshes to pictures with alpha, depth, normals and cameras
+  evaluate               figures of a model: views, surfaces, photographs, scenes, with intervals
+  data COMMAND           render meshes, pack pictures into shards, estimate depth
   curate IMAGES          whole, unoccluded objects out of photographs, as crops with alpha
 
 fastrecon COMMAND --help tells more; fastrecon --version tells the version."""
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .curate_cli import main as curate
 
         return curate(rest)
+    if command == "generate":
+        from .generate_cli import main as generate
+
+        return generate(rest)
     if command == "reconstruct":
         return _reconstruct(rest)
     print(f"fastrecon has no command {command!r}\n\n{HELP}", file=sys.stderr)

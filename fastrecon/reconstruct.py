@@ -96,15 +96,23 @@ def load_model(weights: str, device: str) -> LRM:
     Raises:
         CheckpointError, ValueError: no such weights or device, saying what to do.
     """
+    return LRM.from_pretrained(weights or SHIPPED_MODEL, device=named_device(device))
+
+
+def named_device(device: str) -> torch.device:
+    """The device that ``--device`` names.
+
+    Raises:
+        ValueError: there is none, saying what to do.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: no CUDA device is available; use --device cpu")
     try:
-        target = torch.device(device)
+        return torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"--device {device!r} is not a device; use auto, cpu or cuda") from error
-    return LRM.from_pretrained(weights or SHIPPED_MODEL, device=target)
 
 
 def reconstruct_all(options: Options) -> int:

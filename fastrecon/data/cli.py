@@ -1,4 +1,5 @@
-"""``fastrecon data``: the command lines around ``render_set``, ``pack`` and ``object_sheet``."""
+"""``fastrecon data``: the command lines around ``render_set``, ``pack``, ``depth_command`` and
+``object_sheet``."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ HELP = """usage: fastrecon data COMMAND ...
 
   render MESHES... -o OUT   meshes to pictures with alpha, depth, normals and cameras
   pack SRC -o OUT           a data set of posed or single pictures to shards for training
+  depth FOLDER              estimates depth for pictures in class folders, for training from RGB-D
   objects -o SHEET.png      a contact sheet of the procedural objects that models learn from
 
 fastrecon data COMMAND --help tells more."""
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _render(args[1:])
     if args[0] == "pack":
         return _pack(args[1:])
+    if args[0] == "depth":
+        return _depth(args[1:])
     if args[0] == "objects":
         return _objects(args[1:])
     print(f"fastrecon data has no command {args[0]!r}\n\n{HELP}", file=sys.stderr)
@@ -90,6 +94,27 @@ def _pack(args: Sequence[str]) -> int:
     except OSError as error:
         return _complain(_write_failure(options.out, error, "shards"), 1)
     except ValueError as error:
+        return _complain(error, 1)
+
+
+def _depth(args: Sequence[str]) -> int:
+    import tyro
+
+    from ..checkpoint import CheckpointError
+    from .depth_command import DepthOptions, make_depth
+
+    options = tyro.cli(DepthOptions, args=list(args), prog="fastrecon data depth")
+    try:
+        options.check()
+    except ValueError as error:
+        return _complain(error, 2)
+    try:
+        return make_depth(options)
+    except KeyboardInterrupt:
+        return _complain("\nstopped; finished depth is whole", 130)
+    except OSError as error:
+        return _complain(_write_failure(options.folder, error, "depth"), 1)
+    except (CheckpointError, ImportError, ValueError) as error:
         return _complain(error, 1)
 
 

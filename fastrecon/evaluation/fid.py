@@ -19,6 +19,8 @@ from torch import Tensor
 
 FEATURES = "2048"
 """torch-fidelity's name of the last pooling layer, and the number of its features."""
+LOGITS = "logits_unbiased"
+"""Its name of the class scores that the inception score is made with, and always was."""
 BATCH = 32
 """Pictures per pass of the network."""
 FEWEST = 2
@@ -26,6 +28,8 @@ FEWEST = 2
 
 Extractor = Callable[[Tensor], Tensor]
 """Pictures (N, 3, H, W) in [0, 1] -> features (N, D)."""
+Network = Callable[[Tensor], tuple[Tensor, ...]]
+"""Pictures (N, 3, H, W) in [0, 1] -> what several layers make of them, (N, D) each."""
 
 
 class FidError(ValueError):
@@ -101,7 +105,13 @@ class FidMeter:
 
 
 def load_inception(weights: str, device: torch.device | str = "cpu") -> Extractor:
-    """torch-fidelity's Inception with the weights of a file.
+    """The features of torch-fidelity's Inception with the weights of a file; see `load_layers`."""
+    network = load_layers(weights, [FEATURES], device)
+    return lambda pictures: network(pictures)[0]
+
+
+def load_layers(weights: str, layers: list[str], device: torch.device | str = "cpu") -> Network:
+    """Layers of torch-fidelity's Inception with the weights of a file.
 
     Raises:
         FidError: no such file, or one that does not hold these weights.
@@ -120,7 +130,7 @@ def load_inception(weights: str, device: torch.device | str = "cpu") -> Extracto
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)
-        network = build("inception-v3-compat", [FEATURES], feature_extractor_weights_path=file)
+        network = build("inception-v3-compat", layers, feature_extractor_weights_path=file)
     except Exception as error:  # pickle, zip and torch each have errors of their own
         raise FidError(
             f"--inception-weights: {path} does not hold torch-fidelity's Inception weights "
@@ -130,9 +140,10 @@ def load_inception(weights: str, device: torch.device | str = "cpu") -> Extracto
     network.to(device)
 
     @torch.no_grad()
-    def extract(pictures: Tensor) -> Tensor:
+    def extract(pictures: Tensor) -> tuple[Tensor, ...]:
         bytes_ = pictures.to(device).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
-        return torch.cat([network(part)[0] for part in bytes_.split(BATCH)])
+        found = [network(part) for part in bytes_.split(BATCH)]
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
     return extract
 

@@ -104,7 +104,8 @@ class EvaluateOptions:
 
     On procedural objects and meshes two baselines stand beside it: the mean image, and the extruded
     silhouette. Writes OUT/evaluation.json (every figure, its interval, its conditions), tables.md,
-    gain_by_angle.png and sheets of pictures.
+    gain_by_angle.png and sheets of pictures. Models of scenes have commands of their own: fastrecon
+    evaluate scenes --help, fastrecon evaluate generated --help.
     """
 
     weights: str = ""

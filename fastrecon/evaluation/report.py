@@ -15,6 +15,7 @@ import torch
 from ..assets import SHIPPED_MODEL
 from ..interop.checkpoints import config_to_dict
 from ..models.lrm import LRM
+from ..models.trigen import TriGen
 from .estimates import Estimate
 from .geometry import TOLERANCE
 from .protocol import DRAWN, SHAPED, VIEWS, Method, Metric, SetResult, ShapeSettings
@@ -35,16 +36,16 @@ BEGIN, END = "<!-- fastrecon evaluate: begin -->", "<!-- fastrecon evaluate: end
 """Lines between which a report replaces what an existing file holds."""
 
 
-def conditions(lrm: LRM, weights: str, settings: dict[str, Any]) -> dict[str, Any]:
+def conditions(model: LRM | TriGen, weights: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What the numbers are a function of: weights ("": the shipped ones), versions, options."""
     return {
         "weights": {
             "source": weights or "shipped",
-            "parameters": sum(p.numel() for p in lrm.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()),
             "files_sha256": _file_hashes(Path(weights or SHIPPED_MODEL)),
-            "tensors_sha256": tensors_hash(lrm),
+            "tensors_sha256": tensors_hash(model),
         },
-        "model": config_to_dict(lrm.config)["model"],
+        "model": config_to_dict(model.config)["model"],
         "versions": {
             "fastrecon": _version("fastrecon"),
             "python": platform.python_version(),
@@ -53,17 +54,17 @@ def conditions(lrm: LRM, weights: str, settings: dict[str, Any]) -> dict[str, An
         "commit": commit(),
         "machine": {
             "system": platform.platform(),
-            "device": str(next(lrm.parameters()).device),
+            "device": str(next(model.parameters()).device),
             "threads": torch.get_num_threads(),
         },
         "options": settings,
     }
 
 
-def tensors_hash(lrm: LRM) -> str:
+def tensors_hash(model: LRM | TriGen) -> str:
     """SHA-256 over names and fp32 values: the same weights, whatever file they came from."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(lrm.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +12,9 @@ import torch
 from fastrecon_kernels import RenderSettings
 from torch import Tensor
 
-from ..config_g3dr import G3DRConfig
+from ..config_g3dr import G3DRConfig, SceneCameraConfig
 from ..data.procedural.scenes import rgbd_scenes
-from ..data.rgbd import RGBDBatch, RGBDError, open_rgbd, split, squared
+from ..data.rgbd import RGBD, RGBDBatch, RGBDError, RGBDSet, open_rgbd, split, squared
 from ..models.trigen import TriGen
 from ..scene_cameras import depth_to_distance, scene_c2w, scene_rays
 from .estimates import Estimate, estimate
@@ -24,6 +26,16 @@ HELD_OUT = 2**40
 YAWS = (-0.35, 0.35, -0.18, 0.18)
 PITCHES = (0.0, 0.0, 0.12, -0.12)
 """Novel views, radians; the outer ones are those of the videos."""
+
+
+def stacked(samples: Sequence[RGBD], size: int) -> RGBDBatch:
+    """The middle squares of samples, at one size."""
+    pairs = [squared(sample, size) for sample in samples]
+    return RGBDBatch(
+        torch.stack([image for image, _ in pairs]),
+        torch.stack([depth for _, depth in pairs]),
+        torch.tensor([sample.label for sample in samples]),
+    )
 
 
 @dataclass(frozen=True)
@@ -43,25 +55,38 @@ class SceneSet:
         Raises:
             RGBDError: the set's pictures cannot be read.
         """
-        size, camera = cfg.model.size, cfg.model.camera
+        size, camera, count = cfg.model.size, cfg.model.camera, cfg.run.validation_objects
         if cfg.data.path:
             samples = open_rgbd(cfg.data.path)
-            chosen = [samples.sample(i) for i in split(cfg, samples)[0]]
-            pairs = [squared(sample, size) for sample in chosen]
-            batch = RGBDBatch(
-                torch.stack([image for image, _ in pairs]),
-                torch.stack([depth for _, depth in pairs]),
-                torch.tensor([sample.label for sample in chosen]),
-            )
-            return cls(batch, depth_to_distance(batch.depth[:, 0], camera.depth_range))
-        count = cfg.run.validation_objects
+            chosen = _usable(samples, split(cfg, samples)[0])
+            return cls.without_truth(stacked(chosen, size), camera)
         if count < 1:
             raise RGBDError(f"run.validation_objects must be at least 1, got {count}")
-        views = min(cfg.run.validation_views, len(YAWS))
+        return cls.procedural(
+            cfg.data.seed, count, size, camera, cfg.run.validation_views, cfg.data.max_parts
+        )
+
+    @classmethod
+    def without_truth(cls, batch: RGBDBatch, camera: SceneCameraConfig) -> SceneSet:
+        """Pictures with depth whose other sides nobody knows."""
+        return cls(batch, depth_to_distance(batch.depth[:, 0], camera.depth_range))
+
+    @classmethod
+    def procedural(
+        cls,
+        seed: int,
+        count: int,
+        size: int,
+        camera: SceneCameraConfig,
+        views: int,
+        max_parts: int,
+    ) -> SceneSet:
+        """The first ``count`` held-out procedural scenes, with ``views`` of the novel views."""
+        views = min(views, len(YAWS))
         yaw, pitch = (torch.tensor([0.0, *angles[:views]]) for angles in (YAWS, PITCHES))
         c2w = scene_c2w(yaw, pitch, camera.radius).expand(count, views + 1, 4, 4)
         indices = range(HELD_OUT, HELD_OUT + count)
-        seen = rgbd_scenes(cfg.data.seed, indices, size, camera, c2w, max_parts=cfg.data.max_parts)
+        seen = rgbd_scenes(seed, indices, size, camera, c2w, max_parts=max_parts)
         batch = RGBDBatch(
             seen.images[:, 0],
             seen.depth(camera)[:, 0],
@@ -69,6 +94,20 @@ class SceneSet:
         )
         distance = depth_to_distance(batch.depth[:, 0], camera.depth_range)
         return cls(batch, distance, c2w[:, 1:], seen.images[:, 1:], seen.inside[:, 1:])
+
+
+def _usable(samples: RGBDSet, held_out: Sequence[int]) -> list[RGBD]:
+    """Those of the held-out samples that can be read."""
+    found, reason = [], None
+    for index in held_out:
+        try:
+            found.append(samples.sample(index))
+        except RGBDError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            reason = error
+    if not found:
+        raise RGBDError(f"none of the {len(held_out)} held out can be used; the last: {reason}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ Attention Networks", ECCV 2018) is this package's choice.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import overload
 
 import torch
@@ -25,6 +26,9 @@ BATCH = 8
 """Pictures that the network is given at a time."""
 MEAN = (0.4488, 0.4371, 0.4040)
 """Of DIV2K's training pictures: what RCAN takes off its input and puts on its output."""
+
+Upscaler = Callable[[Tensor], Tensor]
+"""Pictures ``(N, 3, H, H)`` in [0, 1] -> ``(N, 3, 2H, 2H)``."""
 
 
 class ChannelAttention(nn.Module):
@@ -89,16 +93,16 @@ class RCAN(nn.Module):
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         groups = [ResidualGroup(config) for _ in range(config.groups)]
         self.body = nn.Sequential(*groups, nn.Conv2d(channels, channels, 3, padding=1))
+        last = nn.Conv2d(channels, 3, 3, padding=1)
+        if config.image_skip:  # it begins as the bicubic enlargement
+            nn.init.zeros_(last.weight)
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
         self.tail = nn.Sequential(
-            nn.Conv2d(channels, channels * SCALE**2, 3, padding=1),
-            nn.PixelShuffle(SCALE),
-            nn.Conv2d(channels, 3, 3, padding=1),
+            nn.Conv2d(channels, channels * SCALE**2, 3, padding=1), nn.PixelShuffle(SCALE), last
         )
         mean = torch.tensor(MEAN, device="cpu")[:, None, None]
         self.register_buffer("mean", mean, persistent=False)
-        if config.image_skip:  # it begins as the bicubic enlargement
-            nn.init.zeros_(self.tail[2].weight)
-            nn.init.zeros_(self.tail[2].bias)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Enlarged pictures, not clamped, so that gradients pass; see `upscale`."""
@@ -177,8 +181,27 @@ def _check_config(config: RCANConfig) -> None:
 
 
 def bicubic(pictures: Tensor) -> Tensor:
-    """Pictures ``(N, C, H, W)`` at twice the side, not clamped."""
-    return F.interpolate(pictures, scale_factor=SCALE, mode="bicubic", align_corners=False)
+    """Pictures ``(N, C, H, W)`` at twice the side, not clamped.
+
+    Keys's cubic with a = -1/2, as Pillow and the field's tables have it; without ``antialias``
+    PyTorch takes a = -3/4, which bends even straight ramps.
+    """
+    return F.interpolate(
+        pictures, scale_factor=SCALE, mode="bicubic", align_corners=False, antialias=True
+    )
+
+
+def load_upscaler(name: str, device: torch.device | str = "cpu") -> Upscaler | None:
+    """What "none", "bicubic", or the folder of an `RCAN` stands for; None: nothing is enlarged.
+
+    Raises:
+        CheckpointError: no such weights.
+    """
+    if name == "none":
+        return None
+    return partial(
+        upscale, model=None if name == "bicubic" else RCAN.from_pretrained(name, device=device)
+    )
 
 
 @overload
@@ -221,6 +244,4 @@ def upscale(
             f"depth must be floats ({len(pictures)}, 1, {pictures.shape[2]}, {pictures.shape[3]}), "
             f"one map for each picture, got {tuple(depth.shape)} of {depth.dtype}"
         )
-    return larger, F.interpolate(
-        depth, scale_factor=SCALE, mode="bilinear", align_corners=False
-    )
+    return larger, F.interpolate(depth, scale_factor=SCALE, mode="bilinear", align_corners=False)

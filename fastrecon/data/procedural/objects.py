@@ -24,6 +24,7 @@ from torch import Tensor
 from .bounds import surface_points
 from .composition import Composition, compose
 from .draws import Draws, uniforms
+from .field import ABSENT
 from .paint import illuminate, paint
 from .scene import Scene
 
@@ -83,15 +84,27 @@ def _about_z(angle: Array) -> Tensor:
     return torch.from_numpy(stacked.astype(np.float32))
 
 
-def _normalised(scene: Scene, made: Composition) -> Scene:
-    """The scene with its surfaces known, every object centred and as large as the unit sphere."""
-    corners = torch.stack([made.low, made.high], dim=1).to(scene.device)
+def _surface(scene: Scene, corners: Tensor) -> Tensor:
+    """Points (B, K, 3) on the surfaces of objects in boxes (B, 2, 3)."""
     with torch.inference_mode():
         found = [
             surface_points(piece.field, *box.unbind(1)) for piece, box in scene._split(corners)
         ]
         surface = torch.cat(found)
-    scene = replace(scene, surface=surface.clone())
+    return surface.clone()
+
+
+def _normalised(scene: Scene, made: Composition) -> Scene:
+    """The scene with its surfaces known, every object centred and as large as the unit sphere."""
+    corners = torch.stack([made.low, made.high], dim=1).to(scene.device)
+    surface = _surface(scene, corners)
+    empty = (surface.amin(1) == surface.amax(1)).all(1)
+    if bool(empty.any()):  # one in thousands: its parts have nothing in common, so the first stays
+        kinds = scene.parts.kinds.clone()
+        kinds[empty, 1:] = ABSENT
+        scene = replace(scene, parts=replace(scene.parts, kinds=kinds))
+        surface = _surface(scene, corners)
+    scene = replace(scene, surface=surface)
     points = scene.points
     middle = 0.5 * (points.amin(1) + points.amax(1))
     scale = 1.0 / (points - middle[:, None]).norm(dim=-1).amax(1)

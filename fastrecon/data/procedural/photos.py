@@ -128,7 +128,7 @@ def _room(
     along = torch.stack([-normal[:, 1], normal[:, 0]], dim=1)
     u = torch.einsum("bni,bi->bn", points[..., :2], along)
     floor_v = torch.einsum("bni,bi->bn", points[..., :2], normal[:, :2])
-    floor, wall = (_paper(u, v, draws) for v in (floor_v, points[..., 2]))
+    floor, wall = (paper(u, v, draws) for v in (floor_v, points[..., 2]))
     # Contact shadow: the floor darkens around the object's foot.
     foot = 0.5 * (objects.points.cpu().amin(1) + objects.points.cpu().amax(1))[:, None, :2]
     shadow = 1.0 - 0.5 * torch.exp(-1.5 * (points[..., :2] - foot).square().sum(-1))
@@ -136,7 +136,7 @@ def _room(
     return colour.movedim(0, 1).unflatten(2, (size, size)), t.unflatten(1, (size, size))
 
 
-def _paper(u: Tensor, v: Tensor, draws: Draws) -> Tensor:
+def paper(u: Tensor, v: Tensor, draws: Draws) -> Tensor:
     """A random texture (3, B, N) over a plane's coordinates (B, N)."""
     n = len(u)
     kinds = torch.from_numpy(np.floor(draws.one() * (len(PATTERNS) + 1)).astype(np.int64))
