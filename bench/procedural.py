@@ -24,7 +24,7 @@ from bench.conditions import conditions
 from fastrecon.cameras import orbit_c2w, sample_orbits
 from fastrecon.data.procedural import ProceduralObjects
 from fastrecon.data.stream import procedural_batch
-from fastrecon.recipes import RECIPES
+from fastrecon.recipes import RECONSTRUCTION_RECIPES
 
 TOGETHER = 8
 """Objects made in one call."""
@@ -75,7 +75,7 @@ def views_per_second(options: argparse.Namespace) -> float:
 def batch_seconds(recipe: str, device: str, repeats: int = 5) -> float:
     """The median time of a training batch in one process with one thread."""
     torch.set_num_threads(1)
-    cfg = RECIPES[recipe]()
+    cfg = RECONSTRUCTION_RECIPES[recipe]()
     times = []
     for step in range(repeats + 1):
         start = time.perf_counter()
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--supersample", type=int, default=1, help="rays along an edge pixel's side"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--recipe", default="small", choices=list(RECIPES))
+    parser.add_argument("--recipe", default="small", choices=list(RECONSTRUCTION_RECIPES))
     options = parser.parse_args(arguments)
     result = {
         "benchmark": "procedural",

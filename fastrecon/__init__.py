@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config, LRMConfig
+    from .config.g3dr import G3DRConfig, TriGenConfig
     from .errors import ImageError, MeshError
     from .export.mesh import extract_mesh
     from .images import load_image, prepare_input
     from .models.lrm import LRM
+    from .models.trigen import TriGen
     from .trainer import Trainer
 
 __version__ = "0.1.0"
@@ -19,6 +21,9 @@ _HOMES = {
     "LRM": "models.lrm",
     "LRMConfig": "config",
     "Config": "config",
+    "TriGen": "models.trigen",
+    "TriGenConfig": "config.g3dr",
+    "G3DRConfig": "config.g3dr",
     "ImageError": "errors",
     "MeshError": "errors",
     "Trainer": "trainer",
@@ -30,10 +35,13 @@ _HOMES = {
 __all__ = [
     "LRM",
     "Config",
+    "G3DRConfig",
     "ImageError",
     "LRMConfig",
     "MeshError",
     "Trainer",
+    "TriGen",
+    "TriGenConfig",
     "extract_mesh",
     "load_image",
     "prepare_input",

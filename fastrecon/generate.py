@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checkpoint import write_atomic
-from .config_checks import resolve_device
+from .config.checks import resolve_device
 from .data.rgbd import FULL, RGBD, RGBDError, read_depth, squared
 from .errors import MeshError
 from .export.mesh import extract_mesh, mesh_bytes

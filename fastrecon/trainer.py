@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, CheckpointStore, write_atomic
-from .config_checks import config_differences, config_to_json, resolve_device
+from .config.checks import config_differences, config_to_json, resolve_device
 from .distributed import Learner, world
 from .optim import (
     WeightAverage,

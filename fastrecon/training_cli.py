@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import tyro
 
 from .checkpoint import CheckpointError
-from .config import Config
 from .data.camera_files import CollectionError
 from .data.rgbd import RGBDError
 from .experiments import cli as experiments
 from .perceptual import WeightsError
 from .recipes import RECIPES
 from .signals import Interrupted
+from .tasks.configs import AnyConfig
 from .trainer import Trainer, TrainingError
 
-DESCRIPTION = f"""Train a reconstruction model.
+DESCRIPTION = f"""Train a model.
 
 Pick a recipe and override any field: `tiny --optim.steps 500 --run.out runs/x --data.seed 3`;
 `tiny --help` lists them. The same command again continues an interrupted run, exactly.
@@ -34,7 +34,7 @@ SHORT = {"--device": "--run.device", "--out": "--run.out", "--steps": "--optim.s
 """Names that everybody tries first."""
 
 
-def parse(argv: Sequence[str], prog: str = "fastrecon train") -> Config:
+def parse(argv: Sequence[str], prog: str = "fastrecon train") -> AnyConfig:
     """The recipe named first in ``argv`` with the overrides that follow.
 
     Exits with a message that lists the recipes, or the nearest fields, on a typo.

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastrecon.config import NetworksConfig, OptimConfig, RunConfig
-from fastrecon.config_g3dr import RGBDDataConfig
-from fastrecon.config_rgbd import (
+from fastrecon.config.g3dr import RGBDDataConfig
+from fastrecon.config.rgbd import (
     AutoencoderConfig,
     AutoencoderLossConfig,
     DenoiserConfig,

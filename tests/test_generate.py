@@ -15,7 +15,7 @@ from fastrecon_kernels import RenderSettings
 from PIL import Image
 
 from fastrecon.cli import main
-from fastrecon.config_g3dr import TriGenConfig
+from fastrecon.config.g3dr import TriGenConfig
 from fastrecon.data.rgbd import read_depth
 from fastrecon.export.video import mp4_bytes
 from fastrecon.generate import depth_bytes, file_name

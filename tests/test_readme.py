@@ -55,7 +55,9 @@ def test_command_lines_name_what_exists(line: str) -> None:
                 assert (ROOT / word).exists(), word
 
 
-@pytest.mark.parametrize("page", ["README.md", "kernels/README.md", "docs/real3d.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "kernels/README.md", "docs/real3d.md", "docs/g3dr.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())

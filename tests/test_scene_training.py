@@ -16,7 +16,7 @@ from fastrecon_kernels import RenderSettings
 
 from fastrecon.checkpoint import CheckpointStore, load_tensors
 from fastrecon.config import NetworksConfig, OptimConfig, RunConfig
-from fastrecon.config_g3dr import G3DRConfig, G3DRLossConfig, RGBDDataConfig, TriGenConfig
+from fastrecon.config.g3dr import G3DRConfig, G3DRLossConfig, RGBDDataConfig, TriGenConfig
 from fastrecon.data.rgbd import RGBDError
 from fastrecon.models.trigen import TriGen
 from fastrecon.signals import Interrupted

@@ -11,14 +11,14 @@ import torch
 from torch.testing import assert_close
 
 from fastrecon.config import OptimConfig, RunConfig
-from fastrecon.config_super_resolution import (
+from fastrecon.config.super_resolution import (
     RCANConfig,
     SuperResolutionConfig,
     SuperResolutionDataConfig,
 )
 from fastrecon.evaluation.metrics import psnr
 from fastrecon.models.super_resolution import RCAN, upscale
-from fastrecon.recipes_super_resolution import SUPER_RESOLUTION_RECIPES
+from fastrecon.recipes.super_resolution import SUPER_RESOLUTION_RECIPES
 from fastrecon.tasks import task_for
 from fastrecon.tasks.super_resolution import PictureL1, SuperResolution
 from fastrecon.trainer import Trainer

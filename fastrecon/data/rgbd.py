@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..config_g3dr import G3DRConfig
+from ..config.g3dr import G3DRConfig
 from .choice import drawn, parted
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")

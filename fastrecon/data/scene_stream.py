@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..config_g3dr import G3DRConfig
+from ..config.g3dr import G3DRConfig
 from .procedural.scenes import rgbd_scenes
 from .rgbd import RGBDBatch, rgbd_batch
 

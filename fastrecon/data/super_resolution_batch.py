@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config_super_resolution import SuperResolutionConfig
+from ..config.super_resolution import SuperResolutionConfig
 from ..errors import ImageError
 from ..images import load_image
 from .choice import drawn, parted

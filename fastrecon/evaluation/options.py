@@ -11,7 +11,7 @@ import tyro
 
 from ..config import NetworksConfig
 from ..data.meshes.mesh import Up
-from ..recipes import RECIPES
+from ..recipes import RECONSTRUCTION_RECIPES
 
 GRID = "grid"
 
@@ -180,8 +180,8 @@ class EvaluateOptions:
             raise ValueError(
                 "nothing to evaluate: --objects is 0 and no --meshes, --posed or --photos are named"
             )
-        if held_out.recipe not in RECIPES:
-            known = ", ".join(RECIPES)
+        if held_out.recipe not in RECONSTRUCTION_RECIPES:
+            known = ", ".join(RECONSTRUCTION_RECIPES)
             raise ValueError(f"--recipe must be one of {known}, got {held_out.recipe!r}")
         self._check_camera()
 

@@ -13,7 +13,7 @@ import torch
 from ..checkpoint import write_atomic
 from ..data.posed import open_collection, open_photos
 from ..models.lrm import LRM
-from ..recipes import RECIPES
+from ..recipes import RECONSTRUCTION_RECIPES
 from ..reconstruct import load_model
 from .cycles import InputCamera
 from .figures import curve, plot, sheet
@@ -79,7 +79,7 @@ def evaluate(options: EvaluateOptions, command: str) -> int:
 def _subject_sets(lrm: LRM, options: EvaluateOptions) -> list[SubjectSet]:
     held_out, sets = options.held_out, []
     if options.objects:
-        cfg = replace(RECIPES[held_out.recipe](), model=lrm.config)
+        cfg = replace(RECONSTRUCTION_RECIPES[held_out.recipe](), model=lrm.config)
         sets.append(ProceduralSet(cfg, options.objects, held_out.views, options.size))
     if held_out.meshes:
         sets.append(
@@ -104,7 +104,7 @@ def _evaluate_objects(
     if not sets:
         return []
     print("mean image of 256 training objects ...", flush=True)
-    cfg = replace(RECIPES[options.held_out.recipe](), model=lrm.config)
+    cfg = replace(RECONSTRUCTION_RECIPES[options.held_out.recipe](), model=lrm.config)
     mean = mean_image(cfg, options.size)
     shape = ShapeSettings(options.resolution, options.points, options.seed)
     results = [evaluate_set(lrm, subjects, mean, shape) for subjects in sets]

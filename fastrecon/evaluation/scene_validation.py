@@ -12,7 +12,7 @@ import torch
 from fastrecon_kernels import RenderSettings
 from torch import Tensor
 
-from ..config_g3dr import G3DRConfig, SceneCameraConfig
+from ..config.g3dr import G3DRConfig, SceneCameraConfig
 from ..data.procedural.scenes import rgbd_scenes
 from ..data.rgbd import RGBD, RGBDBatch, RGBDError, RGBDSet, open_rgbd, split, squared
 from ..models.trigen import TriGen

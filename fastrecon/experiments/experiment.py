@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from ..config import Config
-from ..config_checks import config_to_json
+from ..config.checks import config_to_json
 from ..tasks.configs import AnyConfig
 
 Scores = dict[str, dict[str, float | None]]

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from ..config_g3dr import G3DRConfig
+from ..config.g3dr import G3DRConfig
 from ..models.trigen import TriGen
-from ..recipes_g3dr import g3dr_mini
+from ..recipes.g3dr import g3dr_mini
 from .experiment import Arm, Experiment, ExperimentOptions, Metric, Prepared, Scores, Settings
 
 SIGMA_SCALES = (1.0, 5.0, 10.0, 50.0)

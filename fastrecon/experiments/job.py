@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import CheckpointError, write_atomic
-from ..config_checks import config_differences, resolve_device
+from ..config.checks import config_differences, resolve_device
 from ..evaluation.report import commit
 from ..run_folder import only_run
 from ..signals import Interrupted

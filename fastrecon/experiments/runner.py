@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint import CheckpointStore, write_atomic
-from ..config_checks import config_differences, resolve_device
+from ..config.checks import config_differences, resolve_device
 from ..evaluation.report import insert
 from ..export.pictures import png_bytes
 from ..run_folder import only_run

@@ -16,7 +16,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fastrecon.checkpoint import CheckpointError
-from fastrecon.config_g3dr import TriGenConfig
+from fastrecon.config.g3dr import TriGenConfig
 
 from .checkpoints import (
     CONFIG_JSON,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrecon.config_super_resolution import RCANConfig
+from fastrecon.config.super_resolution import RCANConfig
 
 from .checks import check_pictures
 

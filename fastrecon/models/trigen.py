@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fastrecon_kernels import Decoder, Rendering, RenderSettings, build_pyramid
 from torch import Tensor, nn
 
-from fastrecon.config_g3dr import TriGenConfig
+from fastrecon.config.g3dr import TriGenConfig
 from fastrecon.renderer import TriplaneRenderer
 from fastrecon.scene_cameras import depth_to_distance
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastrecon.config_g3dr import TriGenConfig
+from fastrecon.config.g3dr import TriGenConfig
 from fastrecon.scene_cameras import check_depth_range
 
 from .checks import check_pictures

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config_rgbd import RGBDAutoencoderConfig
+from ..config.rgbd import RGBDAutoencoderConfig
 from ..data.rgbd import RGBDBatch
 from ..losses import psnr_from_mse
 from ..models.rgbd import RGBDAutoencoder

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config_rgbd import RGBDDiffusionConfig
+from ..config.rgbd import RGBDDiffusionConfig
 from ..data.rgbd import RGBDBatch
 from ..models.rgbd import RGBDDiffusion
 from .supervised import render_seed

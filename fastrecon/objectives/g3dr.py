@@ -15,7 +15,7 @@ import torch
 from fastrecon_kernels import RaySamples, Rendering, sample_rays
 from torch import Tensor
 
-from ..config_g3dr import G3DRConfig, G3DRLossConfig, SceneCameraConfig
+from ..config.g3dr import G3DRConfig, G3DRLossConfig, SceneCameraConfig
 from ..data.rgbd import RGBDBatch
 from ..losses import psnr_from_mse
 from ..models.trigen import TriGen

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config_g3dr import G3DRConfig
-from ..config_rgbd import RGBDAutoencoderConfig
-from ..config_rgbd_checks import check_autoencoder_run
+from ..config.g3dr import G3DRConfig
+from ..config.rgbd import RGBDAutoencoderConfig
+from ..config.rgbd_checks import check_autoencoder_run
 from ..data.rgbd import RGBDBatch
 from ..data.scene_stream import scene_batch
 from ..evaluation.estimates import Estimate, estimate

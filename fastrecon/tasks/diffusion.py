@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import CheckpointError
-from ..config_checks import resolve_device
-from ..config_rgbd import AutoencoderConfig, RGBDDiffusionConfig
-from ..config_rgbd_checks import check_diffusion_run
+from ..config.checks import resolve_device
+from ..config.rgbd import AutoencoderConfig, RGBDDiffusionConfig
+from ..config.rgbd_checks import check_diffusion_run
 from ..data.rgbd import RGBDBatch, RGBDError, open_rgbd
 from ..data.scene_stream import scene_batch
 from ..evaluation.estimates import Estimate

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..config_checks import check_config
+from ..config.checks import check_config
 from ..data.batches import TrainingBatch
 from ..data.sources import training_batch
 from ..evaluation.validation import HeldOut

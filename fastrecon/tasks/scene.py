@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..config_g3dr import G3DRConfig
-from ..config_g3dr_checks import check_g3dr_config
+from ..config.g3dr import G3DRConfig
+from ..config.g3dr_checks import check_g3dr_config
 from ..data.rgbd import RGBDBatch
 from ..data.scene_stream import scene_batch
 from ..evaluation.scene_validation import SceneSet, judge_scenes, scene_grid

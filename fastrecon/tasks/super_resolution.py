@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config_super_resolution import SuperResolutionConfig, check_super_resolution_config
+from ..config.super_resolution import SuperResolutionConfig, check_super_resolution_config
 from ..data.super_resolution_batch import PicturePairs, held_out_pairs, picture_pairs
 from ..evaluation.estimates import Estimate, estimate
 from ..evaluation.metrics import psnr

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, RunConfig
-from ..config_g3dr import G3DRConfig
-from ..config_rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
-from ..config_super_resolution import SuperResolutionConfig
+from ..config.g3dr import G3DRConfig
+from ..config.rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
+from ..config.super_resolution import SuperResolutionConfig
 from .configs import AnyConfig
 
 SEEDS_APART = 7_368_787

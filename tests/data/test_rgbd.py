@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fastrecon.config import OptimConfig, RunConfig
-from fastrecon.config_g3dr import G3DRConfig, RGBDDataConfig, TriGenConfig
+from fastrecon.config.g3dr import G3DRConfig, RGBDDataConfig, TriGenConfig
 from fastrecon.data.rgbd import (
     RGBD,
     RGBDError,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from fastrecon.config import OptimConfig, RunConfig
-from fastrecon.config_super_resolution import (
+from fastrecon.config.super_resolution import (
     SuperResolutionConfig,
     SuperResolutionDataConfig,
     check_super_resolution_config,

@@ -11,7 +11,7 @@ from fastrecon_kernels import sample_rays
 from torch.testing import assert_close
 
 from fastrecon.config import RunConfig
-from fastrecon.config_g3dr import G3DRConfig, RGBDDataConfig
+from fastrecon.config.g3dr import G3DRConfig, RGBDDataConfig
 from fastrecon.data.rgbd import RGBDBatch
 from fastrecon.evaluation.metrics import psnr
 from fastrecon.evaluation.scene_validation import SceneSet, judge_scenes, scene_grid

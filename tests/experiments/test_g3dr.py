@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastrecon import training_cli
-from fastrecon.config_g3dr import G3DRConfig
-from fastrecon.config_g3dr_checks import check_g3dr_config
+from fastrecon.config.g3dr import G3DRConfig
+from fastrecon.config.g3dr_checks import check_g3dr_config
 from fastrecon.data.scene_stream import scene_batch
 from fastrecon.evaluation.scene_validation import SceneSet, judge_scenes
 from fastrecon.experiments import runner
@@ -22,7 +22,7 @@ from fastrecon.experiments.job import run_job
 from fastrecon.experiments.runner import Progress, run_experiment
 from fastrecon.models.trigen import TriGen
 from fastrecon.objectives.g3dr import choose_view
-from fastrecon.recipes_g3dr import g3dr_mini
+from fastrecon.recipes.g3dr import g3dr_mini
 from tests.test_scene_training import micro
 
 SETTINGS = {"scenes": 3, "views": 2, "split": 5}

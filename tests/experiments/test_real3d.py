@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastrecon.config_checks import check_config
+from fastrecon.config.checks import check_config
 from fastrecon.data.meshes.mesh import load_mesh
 from fastrecon.data.meshes.render import MeshRenderer, RenderError
 from fastrecon.experiments.experiment import ExperimentError

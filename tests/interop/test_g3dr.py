@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fastrecon.checkpoint import CheckpointError, save_tensors
-from fastrecon.config_g3dr import PLANE_AXES, TriGenConfig
+from fastrecon.config.g3dr import PLANE_AXES, TriGenConfig
 from fastrecon.interop.checkpoints import read_weights
 from fastrecon.interop.g3dr import INERT, UNDER, published_name
 from fastrecon.models import LRM

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from fastrecon.checkpoint import CheckpointError
-from fastrecon.config_super_resolution import RCANConfig
+from fastrecon.config.super_resolution import RCANConfig
 from fastrecon.models.super_resolution import MEAN, RCAN, bicubic, load_upscaler, upscale
 
 MICRO = RCANConfig(groups=2, blocks=1, channels=4, reduction=2)

@@ -14,7 +14,7 @@ from fastrecon_kernels import RenderSettings
 from torch import Tensor
 from torch.testing import assert_close
 
-from fastrecon.config_g3dr import PLANE_AXES, SceneCameraConfig, TriGenConfig
+from fastrecon.config.g3dr import PLANE_AXES, SceneCameraConfig, TriGenConfig
 from fastrecon.export.mesh import density_grid, extract_mesh
 from fastrecon.interop.g3dr import published_name
 from fastrecon.models.trigen import TriGen

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("diffusers", reason="the RGB-D models are made of diffusers' parts")
 
-from fastrecon.config_rgbd import AutoencoderLossConfig, RGBDAutoencoderConfig
+from fastrecon.config.rgbd import AutoencoderLossConfig, RGBDAutoencoderConfig
 from fastrecon.data.rgbd import RGBDBatch
 from fastrecon.models.rgbd import RGBDAutoencoder
 from fastrecon.objectives.autoencoder import AutoencoderObjective

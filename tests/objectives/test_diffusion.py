@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("diffusers", reason="the RGB-D models are made of diffusers' parts")
 
-from fastrecon.config_rgbd import DiffusionLossConfig, RGBDDiffusionConfig
+from fastrecon.config.rgbd import DiffusionLossConfig, RGBDDiffusionConfig
 from fastrecon.data.rgbd import RGBDBatch
 from fastrecon.objectives.diffusion import DiffusionObjective
 from tests.micro_rgbd import diffusion, diffusion_run, pictures

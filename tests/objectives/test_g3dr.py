@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from fastrecon import perceptual
 from fastrecon.config import NetworksConfig, OptimConfig
-from fastrecon.config_g3dr import G3DRConfig, G3DRLossConfig, SceneCameraConfig, TriGenConfig
+from fastrecon.config.g3dr import G3DRConfig, G3DRLossConfig, SceneCameraConfig, TriGenConfig
 from fastrecon.data.rgbd import RGBDBatch
 from fastrecon.models.trigen import TriGen
 from fastrecon.objectives import g3dr as objective

@@ -14,11 +14,11 @@ from torch.testing import assert_close
 
 pytest.importorskip("diffusers", reason="the RGB-D models are made of diffusers' parts")
 
-from fastrecon import recipes_rgbd
 from fastrecon.checkpoint import CheckpointError, load_tensors
-from fastrecon.config_rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
+from fastrecon.config.rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
 from fastrecon.data.rgbd import RGBDError
 from fastrecon.models.rgbd import RGBDAutoencoder, RGBDDiffusion
+from fastrecon.recipes import rgbd as recipes_rgbd
 from fastrecon.tasks import task_for
 from fastrecon.tasks.autoencoder import RGBDAutoencoding
 from fastrecon.tasks.diffusion import RGBDGeneration, class_names

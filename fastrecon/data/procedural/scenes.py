@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...config_g3dr import SceneCameraConfig
+from ...config.g3dr import SceneCameraConfig
 from ...scene_cameras import FROM_ORBIT, distance_to_depth, edge_fov, scene_c2w, scene_rays
 from .draws import Draws, uniforms
 from .objects import ProceduralObjects

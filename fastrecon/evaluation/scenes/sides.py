@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...config_g3dr import SceneCameraConfig
+from ...config.g3dr import SceneCameraConfig
 from ...models.super_resolution import Upscaler
 from ...models.trigen import TriGen
 from ...scene_cameras import scene_c2w, scene_rays

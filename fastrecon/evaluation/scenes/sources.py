@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...config_g3dr import TriGenConfig
+from ...config.g3dr import TriGenConfig
 from ...data.choice import parted
 from ...data.procedural.scenes import rgbd_scenes
 from ...data.rgbd import RGBD, RGBDBatch, RGBDError, RGBDSet, open_rgbd

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrecon.config_rgbd import AutoencoderConfig
+from fastrecon.config.rgbd import AutoencoderConfig
 from fastrecon.interop.checkpoints import config_to_dict
 from fastrecon.interop.pretrained import write_pretrained
 from fastrecon.models.trigen_checks import check_rgbd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastrecon.config_rgbd import AutoencoderConfig, DenoiserConfig, DiffusionConfig, TextConfig
+from fastrecon.config.rgbd import AutoencoderConfig, DenoiserConfig, DiffusionConfig, TextConfig
 
 CHOICES = {"kind": ("unet", "dit"), "conditioning": ("class", "text")}
 MAX_TABLE = 1 << 28

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastrecon.config_rgbd import DiffusionConfig
+from fastrecon.config.rgbd import DiffusionConfig
 
 from .libraries import import_diffusers
 

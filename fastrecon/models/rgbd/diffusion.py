@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checkpoint import CheckpointError
-from fastrecon.config_rgbd import DiffusionConfig
+from fastrecon.config.rgbd import DiffusionConfig
 from fastrecon.data.rgbd import class_number
 from fastrecon.interop.checkpoints import config_to_dict
 from fastrecon.interop.pretrained import write_pretrained

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.config import NetworksConfig
-from fastrecon.config_rgbd import TextConfig
+from fastrecon.config.rgbd import TextConfig
 from fastrecon.perceptual.clip import ADVICE, read_clip
 from fastrecon.perceptual.libraries import import_open_clip
 from fastrecon.perceptual.weights import take

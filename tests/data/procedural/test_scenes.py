@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrecon.config_g3dr import SceneCameraConfig
+from fastrecon.config.g3dr import SceneCameraConfig
 from fastrecon.data.procedural import ProceduralObjects
 from fastrecon.data.procedural.scenes import SceneViews, rgbd_scenes
 from fastrecon.scene_cameras import scene_c2w, scene_rays

@@ -10,7 +10,7 @@ import torch
 from fastrecon_kernels import RenderSettings
 from PIL import Image
 
-from fastrecon.config_g3dr import TriGenConfig
+from fastrecon.config.g3dr import TriGenConfig
 from fastrecon.models.trigen import TriGen
 
 SIZE = 8

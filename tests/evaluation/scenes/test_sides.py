@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fastrecon.config_g3dr import SceneCameraConfig
+from fastrecon.config.g3dr import SceneCameraConfig
 from fastrecon.evaluation.fid import frechet_distance
 from fastrecon.evaluation.inception_score import inception_score
 from fastrecon.evaluation.scene_validation import SceneSet

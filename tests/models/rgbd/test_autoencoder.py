@@ -14,7 +14,7 @@ from torch.testing import assert_close
 pytest.importorskip("diffusers", reason="the RGB-D models are made of diffusers' parts")
 
 from fastrecon.checkpoint import CheckpointError, load_tensors, save_tensors
-from fastrecon.config_rgbd import AutoencoderConfig
+from fastrecon.config.rgbd import AutoencoderConfig
 from fastrecon.models.rgbd import RGBDAutoencoder
 from fastrecon.models.rgbd.autoencoder import Posterior
 from tests.micro_rgbd import AUTOENCODER, autoencoder, pictures

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 pytest.importorskip("diffusers", reason="the RGB-D models are made of diffusers' parts")
 
 from fastrecon.checkpoint import CheckpointError, load_tensors, save_tensors
-from fastrecon.config_rgbd import DenoiserConfig, DiffusionConfig
+from fastrecon.config.rgbd import DenoiserConfig, DiffusionConfig
 from fastrecon.data.rgbd import RGBDError
 from fastrecon.models.rgbd import RGBDDiffusion
 from tests.micro_rgbd import CLASSES, DIFFUSION, diffusion, pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .config import OptimConfig, RunConfig
+from .common import OptimConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_super_resolution_config(cfg: SuperResolutionConfig) -> None:
 
     Sizes inside the network are checked by the model itself.
     """
-    from .config_checks import optim_faults, run_faults
+    from .checks import optim_faults, run_faults
 
     data = cfg.data
     faults = [*optim_faults(cfg.optim), *run_faults(cfg.run)]

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from .config import Config, OptimConfig, RunConfig
-from .tasks.configs import AnyConfig
+from ..tasks.configs import AnyConfig
+from .common import OptimConfig, RunConfig
+from .reconstruction import Config
 
 MAY_DIFFER = ("run.", "networks.lpips_weights", "networks.clip_weights")
 """Fields that a resumed run may change: where, how often and on what it runs, where files are."""

@@ -9,7 +9,7 @@ import pytest
 
 from fastrecon import recipes
 from fastrecon.config import Config
-from fastrecon.config_checks import check_config, config_differences, config_to_json
+from fastrecon.config.checks import check_config, config_differences, config_to_json
 from tests.micro import micro_config
 
 
@@ -113,9 +113,9 @@ def test_what_makes_sense_is_taken(changes: dict[str, Any]) -> None:
     check_config(changed(GOOD, changes))
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECONSTRUCTION_RECIPES)
 def test_recipes_make_sense_once_they_have_pictures(name: str) -> None:
-    cfg = recipes.RECIPES[name]()
+    cfg = recipes.RECONSTRUCTION_RECIPES[name]()
     if cfg.self_training.photos:
         with pytest.raises(ValueError, match=r"data\.photos"):
             check_config(cfg)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .config import NetworksConfig, OptimConfig, RunConfig
-from .config_rgbd import (
+from ..config import NetworksConfig, OptimConfig, RunConfig
+from ..config.rgbd import (
     AutoencoderConfig,
     AutoencoderLossConfig,
     DiffusionConfig,

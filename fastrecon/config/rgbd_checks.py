@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .config_checks import optim_faults, run_faults
-from .config_g3dr import RGBDDataConfig
-from .config_rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
+from .checks import optim_faults, run_faults
+from .g3dr import RGBDDataConfig
+from .rgbd import RGBDAutoencoderConfig, RGBDDiffusionConfig
 
 
 def check_autoencoder_run(cfg: RGBDAutoencoderConfig) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .config import NetworksConfig, OptimConfig, RunConfig
-from .config_g3dr import G3DRConfig, G3DRLossConfig, TriGenConfig
+from ..config import NetworksConfig, OptimConfig, RunConfig
+from ..config.g3dr import G3DRConfig, G3DRLossConfig, TriGenConfig
 
 NO_CLIPPING = 1e6
 """``optim.clip`` of runs whose gradients are taken as they are, as the published ones' were."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fastrecon_kernels import RenderSettings
 
-from .config import NetworksConfig, OptimConfig, RunConfig
+from .common import NetworksConfig, OptimConfig, RunConfig
 
 PLANE_AXES = {"eg3d": ("xy", "xz", "zx"), "orthogonal": ("xy", "xz", "zy")}
 """World axes of the three planes. "eg3d" is EG3D's projection, in which two planes are one plane

@@ -1,4 +1,4 @@
-"""Recipes: functions that return a `Config`; a variant is a `replace` of another."""
+"""Recipes of reconstruction models: TripoSR's shape at several sizes, Real3D, OpenLRM."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from fastrecon_kernels import RenderSettings
 
-from .assets import SHIPPED_MODEL
-from .config import (
+from ..assets import SHIPPED_MODEL
+from ..config import (
     BackboneConfig,
     Config,
     DataConfig,
@@ -21,7 +21,7 @@ from .config import (
     RunConfig,
     SelfTrainingConfig,
 )
-from .interop.openlrm import openlrm_config
+from ..interop.openlrm import openlrm_config
 
 
 def own_render(n_samples: int) -> RenderSettings:
@@ -237,7 +237,7 @@ def openlrm_large() -> Config:
     return openlrm("large", 128)
 
 
-RECIPES: dict[str, Callable[[], Config]] = {
+RECONSTRUCTION_RECIPES: dict[str, Callable[[], Config]] = {
     "tiny": tiny,
     "small": small,
     "base": base,

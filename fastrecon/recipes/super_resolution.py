@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .config import OptimConfig, RunConfig
-from .config_super_resolution import (
+from ..config import OptimConfig, RunConfig
+from ..config.super_resolution import (
     RCANConfig,
     SuperResolutionConfig,
     SuperResolutionDataConfig,

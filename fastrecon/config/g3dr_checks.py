@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .config_checks import optim_faults, run_faults
-from .config_g3dr import G3DRConfig
+from .checks import optim_faults, run_faults
+from .g3dr import G3DRConfig
 
 
 def check_g3dr_config(cfg: G3DRConfig) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .config import NetworksConfig, OptimConfig, RunConfig
-from .config_g3dr import G3DRConfig, RGBDDataConfig, TriGenConfig
+from .common import NetworksConfig, OptimConfig, RunConfig
+from .g3dr import G3DRConfig, RGBDDataConfig, TriGenConfig
 
 
 @dataclass(frozen=True)
