@@ -15,7 +15,11 @@ from fastrecon.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SNIPPETS = [
+    snippet
+    for page in (README, (ROOT / "docs/g3dr.md").read_text())
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+]
 LINES = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -31,7 +35,7 @@ def test_snippets_run(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_snippets_to_run() -> None:
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
     assert sum(" && " in line for line in LINES) == 2
 
 

@@ -122,6 +122,5 @@ def test_the_weights_follow_from_stage_to_stage() -> None:
     first, second = recipes.real3d_stage0(), recipes.real3d()
     assert first.run.init == "stabilityai/TripoSR"
     assert second.run.init == f"{first.run.out}/model"
-    assert len(
-        {recipes.RECONSTRUCTION_RECIPES[name]().run.out for name in recipes.RECONSTRUCTION_RECIPES}
-    ) == len(recipes.RECONSTRUCTION_RECIPES)
+    folders = {recipe().run.out for recipe in recipes.RECIPES.values()}
+    assert len(folders) == len(recipes.RECIPES)
