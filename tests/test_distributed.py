@@ -16,6 +16,7 @@ from fastrecon.checkpoint import CheckpointStore
 from fastrecon.config import Config, DataConfig, OptimConfig, RunConfig
 from fastrecon.distributed import World, world
 from fastrecon.tasks import task_for
+from fastrecon.tasks.reconstruction import Reconstruction
 from tests.micro import micro_config
 
 CHILD = """
@@ -62,7 +63,7 @@ def test_the_environment_tells_the_world(monkeypatch: pytest.MonkeyPatch):
 
 def test_shares_are_the_whole_batch(tmp_path: Path):
     """Two processes see at each step what one would see: other views of the same objects."""
-    task = task_for(config(tmp_path))
+    task = Reconstruction(config(tmp_path))
     whole = task.batches("cpu")(3)
     parts = [task.share(rank, 2).batches("cpu")(3) for rank in range(2)]
     assert [len(part.known.images) for part in parts] == [2, 2]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastrecon.config import Config
 from fastrecon.config.checks import check_config
 from fastrecon.data.meshes.mesh import load_mesh
 from fastrecon.data.meshes.render import MeshRenderer, RenderError
@@ -158,6 +159,7 @@ def test_the_judge_scores_every_held_out_mesh(tmp_path: Path) -> None:
         config=cfg,
     )
     prepared = options.experiment().prepare(False)
+    assert isinstance(prepared.config, Config)
     assert prepared.config.data.photos == str(tmp_path / "out" / "photos")
     assert prepared.conditions["photographs"] == 3
     scores = evaluate(LRM(cfg.model).eval(), prepared.config, prepared.settings)

@@ -20,6 +20,7 @@ from fastrecon.checkpoint import CheckpointError, save_tensors
 from fastrecon.config import LRMConfig
 from fastrecon.interop.checkpoints import config_from_dict, config_to_dict
 from fastrecon.models import LRM
+from fastrecon.models.vit import ImageTokenizer
 
 
 def assert_same(model: LRM, state: Mapping[str, Tensor]) -> None:
@@ -95,6 +96,7 @@ def test_triposr_layout(
         assert_same(model, small_state)
         assert model.config == small_config
     # ImageNet statistics are in no checkpoint, and yet there
+    assert isinstance(model.image_tokenizer, ImageTokenizer)
     assert model.image_tokenizer.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 

@@ -11,7 +11,7 @@ import torch
 from fastrecon.config import BackboneConfig, DecoderConfig, EncoderConfig, LRMConfig
 from fastrecon.models import LRM
 from fastrecon.models.positions import code_widths, image_codes, plane_codes
-from fastrecon.models.triplane import Block
+from fastrecon.models.triplane import Block, TriplaneTransformer
 
 GRID = 16
 CONFIG = LRMConfig(
@@ -27,6 +27,7 @@ HALF_PICTURE = math.tan(math.radians(20))  # at distance 1
 
 
 def blocks(model: LRM) -> list[Block]:
+    assert isinstance(model.backbone, TriplaneTransformer)
     found = [b for b in model.backbone.transformer_blocks if isinstance(b, Block)]
     assert len(found) == model.config.backbone.depth
     return found
@@ -86,6 +87,7 @@ def test_attention_looks_at_the_right_patch_from_the_start() -> None:
     model = LRM(CONFIG)
     block = blocks(model)[0]
     with torch.no_grad():
+        assert isinstance(model.backbone, TriplaneTransformer)
         tokens = model.tokenizer()
         context = model.image_tokenizer(torch.rand(1, 3, 64, 64))
         hidden = model.backbone.norm(tokens.mT).mT

@@ -263,10 +263,10 @@ def test_pictures_of_another_size_are_brought_to_that_of_the_rendering(
     model, batch = make_model(cfg), make_batch()
     Planes(cfg, monkeypatch, model)
     monkeypatch.setattr(objective, "choose_view", lambda *args: CANONICAL)
-    twice = RGBDBatch(
-        *(x.repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (batch.images, batch.depth)),
-        batch.labels,
+    images, depth = (
+        x.repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (batch.images, batch.depth)
     )
+    twice = RGBDBatch(images, depth, batch.labels)
     sharp, _ = G3DRObjective(cfg)(model, batch, 20)
     # Doubled pixels come back blurred by the filter [1, 6, 1] / 8.
     blurred = [
@@ -357,7 +357,8 @@ def test_samples_around_the_depth() -> None:
     assert ts.shape == (2, SIZE, SIZE, 11)
     assert bool((ts.diff(dim=-1) >= 0).all())
     known = depth[..., None] + torch.tensor([-0.05, -0.025, 0.0, 0.025, 0.05])
-    step = (eq.evenly(*(x.reshape(-1, 3).double() for x in (o, d)), 6).diff(dim=-1)[:, :1]).float()
+    origins, directions = (x.reshape(-1, 3).double() for x in (o, d))
+    step = (eq.evenly(origins, directions, 6).diff(dim=-1)[:, :1]).float()
     for found, fine, grid, gap in zip(
         ts.view(-1, 11),
         known.view(-1, 5),

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from tests.test_recipes import at
 
 from fastrecon.config.g3dr import PLANE_AXES, G3DRConfig
 from fastrecon.config.g3dr_checks import check_g3dr_config
 from fastrecon.objectives.g3dr import AROUND, DEEP_LAYERS, KL_WIDTH
 from fastrecon.optim import learning_rate
 from fastrecon.recipes import g3dr as recipes_g3dr
+from tests.recipes.test_recipes import at
 
 PAPER: dict[str, Any] = {
     # the network and its planes
