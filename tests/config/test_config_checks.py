@@ -131,6 +131,9 @@ def test_a_resumed_run_may_change_where_and_how_often_but_not_what() -> None:
         for name, value in asdict(getattr(GOOD, part)).items():
             other = value + "x" if isinstance(value, str) else [9, 9]
             new = {**old, part: {**old[part], name: other}}
+            if name.endswith("_weights"):  # where files lie is no difference
+                assert config_differences(old, new) == []
+                continue
             [difference] = config_differences(old, new)
             assert difference.startswith(f"{part}.{name}: ")
     [difference] = config_differences(

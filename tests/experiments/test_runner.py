@@ -144,7 +144,7 @@ def test_a_stop_reaches_the_runs_and_they_write_checkpoints(tmp_path: Path) -> N
 def test_configurations_survive_json(tmp_path: Path) -> None:
     cfg = fake.config(tmp_path)
     content = json.loads(json.dumps(jobs(cfg)[0].content()))
-    assert content["config_type"] == "fastrecon.config:Config"
+    assert content["config_type"] == "fastrecon.config.reconstruction:Config"
     assert restored(Config(), content["config"]) == jobs(cfg)[0].config
 
 
