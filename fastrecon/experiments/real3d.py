@@ -85,7 +85,6 @@ REAL3D_ARMS: dict[str, Arm] = {
     "synthetic": Arm("synthetic only", _synthetic),
     "input": Arm("+ L_in", _change(_terms, cycle_rgb=0.0, cycle_mask=0.0, cycle_perceptual=0.0)),
     "pix": Arm("+ L_pix", _terms),
-    "pix-light": Arm("+ L_pix at weight 1", _change(_terms, cycle_rgb=1.0)),
     "pix-flat": Arm("+ L_pix, no curriculum", _no_curriculum),
     "end-to-end": Arm("+ L_pix, end-to-end cycle", _change(_terms, stop_gradient=False)),
     "pix-25": Arm("+ L_pix, 25% of the photographs", _change(_share, share=0.25)),
@@ -106,7 +105,7 @@ def _start() -> Config:
 
 @dataclass(frozen=True)
 class Real3DMini(ExperimentOptions):
-    """Real3D's self-training in miniature: 9 arms x 3 seeds on meshes, about an hour on two cores.
+    """Real3D's self-training in miniature: 8 arms x 3 seeds on meshes, about an hour on two cores.
 
     Meshes are photographed once each; some are held out and never photographed. Every arm is a
     normal training run. The same command again continues what was interrupted.
