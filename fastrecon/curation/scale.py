@@ -29,8 +29,8 @@ LOCAL = "local"
 
 def _ray() -> Any:
     try:
-        import ray
-        import ray.data
+        import ray  # type: ignore[import-not-found]
+        import ray.data  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError(
             f'--ray needs Ray Data ({error}): pip install "fastrecon[scale]"; or leave --ray away '

@@ -154,7 +154,9 @@ def _network():
         from ..perceptual.libraries import import_torchvision
 
         import_torchvision()
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-not-found]
+            FeatureExtractorInceptionV3,
+        )
     except ImportError as error:
         raise ImportError(
             f'FID needs torch-fidelity ({error}); pip install "fastrecon[eval]"'
