@@ -17,7 +17,6 @@ from fastrecon_kernels.common import random
 from fastrecon_kernels.common.device import (
     gather_plane,
     level_plane,
-    scatter_plane,
     sigmoid,
     sigmoid_gradient,
     silu,
@@ -25,6 +24,7 @@ from fastrecon_kernels.common.device import (
     softplus,
     uniform,
 )
+from fastrecon_kernels.common.device_backward import scatter_plane
 from fastrecon_kernels.common.texels import pack_texels, unpack_gradient
 
 

@@ -25,15 +25,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..settings import Axes
-from .device import (
-    add_point_gradient,
-    gather_plane,
-    level_plane,
-    pack_axes,
-    plane_coords,
-    point_gradient,
-    scatter_plane,
-)
+from .device import gather_plane, level_plane, pack_axes, plane_coords
+from .device_backward import add_point_gradient, point_gradient, scatter_plane
 from .texels import pack_texels, unpack_gradient
 
 MAX_BLOCK_C = 64

@@ -11,16 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .device import (
-    activate,
+from .device import activate, apply_weight, matrix_offsets, plane_features, sample_points
+from .device_backward import (
     activation_gradient,
     apply_transposed,
-    apply_weight,
-    matrix_offsets,
     output_gradient,
-    plane_features,
     plane_gradients,
-    sample_points,
     weight_gradient,
 )
 
