@@ -47,7 +47,8 @@ def sincos(position: Tensor, width: int, grid: int) -> Tensor:
     code) to a quarter turn from one cell of ``grid`` to the next (so that neighbours differ).
     """
     lowest, highest = math.pi / 2, max(math.pi / 2, math.pi * grid / 4)
-    steps = torch.linspace(0, 1, width // 2, dtype=position.dtype)
+    # Said outright: under "meta", other libraries may have replaced linspace (transformers does).
+    steps = torch.linspace(0, 1, width // 2, dtype=position.dtype, device=position.device)
     angles = position[..., None] * lowest * (highest / lowest) ** steps
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 

@@ -120,3 +120,13 @@ def test_queries_and_keys_share_a_projection_where_widths_agree() -> None:
 def test_random_tables_stay_random() -> None:
     model = LRM(replace(CONFIG, position_init="random"))
     assert float(model.tokenizer.embeddings.detach().std()) == pytest.approx(128**-0.5, rel=0.05)
+
+
+def test_no_values_while_another_library_replaces_linspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' stand-in makes its numbers on the CPU, and torch may remember it for good."""
+    real = torch.linspace
+    monkeypatch.setattr(
+        torch, "linspace", lambda *args, device="cpu", **kw: real(*args, device=device, **kw)
+    )
+    with torch.device("meta"):
+        assert image_codes(CONFIG).device.type == plane_codes(CONFIG).device.type == "meta"
