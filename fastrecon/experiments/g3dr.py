@@ -66,7 +66,7 @@ def metrics() -> tuple[Metric, ...]:
 
 @dataclass(frozen=True)
 class G3DRMini(ExperimentOptions):
-    """G3DR's depth kernel in miniature: 3 arms x 3 seeds, procedural scenes, about 25 minutes.
+    """G3DR's depth kernel in miniature: 3 arms x 3 seeds, procedural scenes, about 40 minutes.
 
     The time is that of two CPU cores. Every arm is a normal training run. The same command again
     continues what was interrupted.
