@@ -154,6 +154,7 @@ def test_a_dry_run_lists_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     argv = ["g3dr_mini", "--dry-run", "--out", str(tmp_path / "out"), "--seeds", "0", "7"]
     assert training_cli.main([*argv, "--device", "cpu", "--arms", "kernel", "plain"]) == 0
     said = capsys.readouterr().out
-    for words in ("plain, seed 0: 0 of 400 steps", "kernel, seed 7: 0 of 400", "4 runs"):
+    steps = g3dr_mini().optim.steps
+    for words in (f"plain, seed 0: 0 of {steps} steps", f"kernel, seed 7: 0 of {steps}", "4 runs"):
         assert words in said
     assert not (tmp_path / "out").exists()
