@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Generic, TypeVar
 
 import torch
+
+from .signals import follow_parent
 
 T = TypeVar("T")
 
@@ -67,6 +68,6 @@ class Prefetch(Generic[T]):
 
 
 def _start_worker() -> None:
-    """One thread each, and no answer to Ctrl-C: the trainer decides when to stop."""
+    """One thread each; when to stop is the trainer's decision."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -87,4 +88,13 @@ def test_a_worker_that_dies_is_explained() -> None:
     batches = Prefetch(dying, last=3, workers=1)
     with pytest.raises(RuntimeError, match=r"died.*--run\.data-workers 0"):
         [batches.take(step) for step in range(3)]
+    batches.close()
+
+
+def test_a_worker_leaves_signals_to_the_trainer() -> None:
+    batches = Prefetch(described, last=4, workers=1)
+    _, worker = batches.take(0)
+    for signum in (signal.SIGTERM, signal.SIGINT):  # as a scheduler and a terminal send to all
+        os.kill(worker, signum)
+    assert batches.take(3) == (9, worker)
     batches.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 HELP = """usage: fastrecon data COMMAND ...
 
   render MESHES... -o OUT   meshes to pictures with alpha, depth, normals and cameras
-  pack SRC -o OUT           a data set of posed or single pictures to shards for training
+  pack SRC -o OUT           posed or single pictures, or ones with depth, to shards for training
   depth FOLDER              estimates depth for pictures in class folders, for training from RGB-D
   objects -o SHEET.png      a contact sheet of the procedural objects that models learn from
 

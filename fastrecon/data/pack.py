@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,20 +29,20 @@ from ..signals import StopRequest
 from .camera_files import INPUT_VIEW, TRANSFORMS, CollectionError, frames_json
 from .folders import remove_leftovers
 from .layouts import view_names
+from .pack_journal import JOURNAL, Line, append_line, line_of, whole_lines
+from .pack_source import Source, kind_of, left_out, open_source
 from .picture_files import encode_png
-from .posed import Collection, PhotoSet, open_collection, open_photos
+from .posed import Collection
 from .posed.collection import Picture
-from .posed.opening import detect_layout
 from .posed.real import Intrinsics, RealCollection
-from .shard_index import INDEX, PHOTOS, POSED, Shard, find_shards, index_bytes, open_shards
+from .rgbd import RGBDError, RGBDSet, open_rgbd
+from .rgbd_shards import sample_fields
+from .shard_index import INDEX, Shard, find_shards, index_bytes
 from .shards import ShardWriter, sample_bytes
 
 FORMAT = 1
 """Of what is written; a run does not continue a folder of another one."""
-JOURNAL = "pack.jsonl"
 REPORT = "report.json"
-
-Source = Collection | PhotoSet
 
 
 class PackError(ValueError):
@@ -51,12 +51,13 @@ class PackError(ValueError):
 
 @dataclass(frozen=True)
 class PackOptions:
-    """Pack posed pictures of objects, or single pictures, into tar shards for training.
+    """Pack posed pictures of objects, single pictures, or pictures with depth into tar shards.
 
     Reads GObjaverse, Zero123, transforms.json (NeRF, OmniObject3D), CO3D, MVImgNet, folders of
-    pictures with alpha, what fastrecon curate has written, and shards. Every picture is decoded
-    once; objects that cannot be used are named in OUT/report.json with the reason, and the exit
-    code is 1. The same command again continues an interrupted run.
+    pictures with alpha, what fastrecon curate has written, class folders of pictures with depth
+    (fastrecon data depth), and shards. Every picture is decoded once; objects that cannot be used
+    are named in OUT/report.json with the reason, and the exit code is 1. The same command again
+    continues an interrupted run.
     """
 
     source: tyro.conf.Positional[Path]
@@ -64,13 +65,15 @@ class PackOptions:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("shards")
     """Folder to write to: NNNNNN.tar, shards.json."""
     layout: Literal[
-        "auto", "gobjaverse", "zero123", "nerf", "co3d", "mvimgnet", "shards", "photos"
+        "auto", "gobjaverse", "zero123", "nerf", "co3d", "mvimgnet", "shards", "photos", "rgbd"
     ] = "auto"
-    """Of the data set; "photos": single pictures, or the first view of every object."""
+    """Of the data set; "photos": single pictures, or the first view of every object; "rgbd":
+    <class>/<stem>.jpg beside <stem>_depth.png."""
     max_bytes: int = 1 << 28
     """Begin a new shard rather than exceed this; a larger object gets its own."""
     size: int = 0
-    """Reduce pictures to this side, pixels; 0 keeps them, and their files byte for byte."""
+    """Reduce pictures to this side, pixels; 0 keeps them, and their files byte for byte, as it has
+    to be for "rgbd"."""
     intrinsics: Intrinsics = "protocol"
     """Of CO3D and MVImgNet: "protocol" as Real3D evaluates, "measured" for learning from views."""
     workers: int = os.cpu_count() or 1
@@ -103,18 +106,6 @@ class Done:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the journal: a finished shard, and how far the source has been dealt with."""
-
-    following: int  # the next object's index
-    skipped: dict[str, str]  # reasons by name
-    file: str = ""  # "": nothing was left to pack
-    size: int = 0
-    names: tuple[str, ...] = ()
-    offsets: tuple[int, ...] = ()
-
-
 def pack(options: PackOptions) -> int:
     """Pack a data set. Returns the exit code.
 
@@ -126,8 +117,11 @@ def pack(options: PackOptions) -> int:
         OSError: OUT cannot be written; finished shards are whole.
     """
     options.check()
-    _opened.cache_clear()  # the source may have changed since an earlier call
+    for cache in (_opened, open_rgbd):  # the source may have changed since an earlier call
+        cache.cache_clear()
     source = _opened(options)
+    if said := left_out(source):
+        print(said)
     options.out.mkdir(parents=True, exist_ok=True)
     with only_run(options.out, PackError), StopRequest() as stop:
         begun = (options.out / JOURNAL).exists() or bool(find_shards(options.out))
@@ -141,16 +135,16 @@ def pack(options: PackOptions) -> int:
             spelled=lambda key: "--" + key.replace("_", "-"),
         )
         remove_leftovers(options.out)
-        kind = _kind(source)
-        lines = _whole_lines(options.out)
+        kind = kind_of(source)
+        lines = whole_lines(options.out)
         before = sum(len(line.names) for line in lines)
         for line in _shards(options, source, lines, kind, stop):
             lines.append(line)
-            _append(options.out / JOURNAL, line)
+            append_line(options.out, line)
         if stop.signum is not None and (lines[-1].following if lines else 0) < len(source):
             print(f"stopped; {len(lines)} shards are whole, the same command continues")
             return 128 + stop.signum
-        report = _finish(options.out, lines, kind, len(source))
+        report = _finish(options.out, lines, source)
     new, skipped = report["packed"] - before, len(report["skipped"])
     print(
         f"{len(source)} objects: {new} packed, {before} already there, {skipped} skipped; "
@@ -191,13 +185,13 @@ def _shards(
                     sample = item.sample.read_bytes()
                     item.sample.unlink()
                     if not writer.holds(len(sample), options.max_bytes):
-                        yield _line(writer.finish(), following, skipped)
+                        yield line_of(writer.finish(), following, skipped)
                         skipped = {}
                     writer.add(item.name, sample)
                 following = result.index + 1
         if following == len(source):
             if writer.names:
-                yield _line(writer.finish(), following, skipped)
+                yield line_of(writer.finish(), following, skipped)
             else:
                 yield Line(following, skipped)
     finally:
@@ -223,9 +217,11 @@ def _pack_one(item: Item, options: PackOptions) -> Done:
     try:
         if isinstance(source, Collection):
             fields = _views(source, item.index)
+        elif isinstance(source, RGBDSet):
+            fields = sample_fields(source, item.index)
         else:
             fields = [("png", _file(source.picture(item.index)))]
-    except CollectionError as error:
+    except (CollectionError, RGBDError) as error:
         return Done(item.index, str(error))
     except MemoryError:
         return Done(item.index, "does not fit into memory; use fewer --workers or a --size")
@@ -267,18 +263,7 @@ def _file(picture: Picture) -> bytes:
 @lru_cache(maxsize=1)
 def _opened(options: PackOptions) -> Source:
     """The source, once in every process."""
-    path, layout = options.source, options.layout
-    if layout == "auto" and path.exists():
-        shards = open_shards(path) if find_shards(path) else []
-        posed = any(s.kind == POSED for s in shards) if shards else detect_layout(path)[0]
-        layout = "auto" if posed else "photos"
-    if layout == "photos":
-        return open_photos(path, size=options.size)
-    return open_collection(path, layout, size=options.size, intrinsics=options.intrinsics)
-
-
-def _kind(source: Source) -> str:
-    return POSED if isinstance(source, Collection) else PHOTOS
+    return open_source(options.source, options.layout, options.size, options.intrinsics)
 
 
 def _settings(options: PackOptions, source: Source) -> dict[str, Any]:
@@ -286,61 +271,44 @@ def _settings(options: PackOptions, source: Source) -> dict[str, Any]:
     real = isinstance(source, RealCollection)
     return {
         "format": FORMAT,
-        "layout": source.layout if isinstance(source, Collection) else PHOTOS,
+        "layout": source.layout if isinstance(source, Collection) else kind_of(source),
         "intrinsics": options.intrinsics if real else None,
         "max_bytes": options.max_bytes,
         "size": options.size,
         "objects": len(source),
-        "names": hashlib.sha256("\n".join(source.names).encode()).hexdigest()[:16],
+        "names": _digest(source.names),
+        "classes": _digest(source.classes) if isinstance(source, RGBDSet) else None,
     }
 
 
-def _line(shard: Shard, following: int, skipped: dict[str, str]) -> Line:
-    return Line(following, skipped, shard.path.name, shard.size, shard.names, shard.offsets)
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _whole_lines(out: Path) -> list[Line]:
-    """The journal up to the first line that is half written, or whose shard is not there."""
-    path = out / JOURNAL
-    if not path.exists():
-        return []
-    lines: list[Line] = []
-    for text in path.read_text().splitlines(keepends=True):
-        try:
-            line = Line(**json.loads(text))
-            if line.file and (out / line.file).stat().st_size != line.size:
-                break
-        except (OSError, ValueError, TypeError):
-            break
-        if not text.endswith("\n"):
-            break
-        lines.append(line)
-    write_atomic(path, "".join(_text(line) for line in lines).encode())
-    return lines
-
-
-def _append(path: Path, line: Line) -> None:
-    """Add a line that is on the disk before the next shard begins."""
-    with path.open("a") as file:
-        file.write(_text(line))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _text(line: Line) -> str:
-    return json.dumps(asdict(line)) + "\n"
-
-
-def _finish(out: Path, lines: list[Line], kind: str, count: int) -> dict[str, Any]:
+def _finish(out: Path, lines: list[Line], source: Source) -> dict[str, Any]:
     """Write the index and the report."""
+    kind = kind_of(source)
+    classes: tuple[str, ...] = ()
+    labels: dict[str, int] = {}
+    if isinstance(source, RGBDSet):
+        classes = source.classes
+        labels = {name: k for name, (_, k) in zip(source.names, source.files, strict=True)}
     shards = [
-        Shard(out / line.file, line.size, kind, tuple(line.names), tuple(line.offsets))
+        Shard(
+            out / line.file,
+            line.size,
+            kind,
+            tuple(line.names),
+            tuple(line.offsets),
+            classes,
+            tuple(labels[name] for name in line.names) if classes else (),
+        )
         for line in lines
         if line.file
     ]
     write_atomic(out / INDEX, index_bytes(shards))
     report = {
-        "objects": count,
+        "objects": len(source),
         "packed": sum(len(shard.names) for shard in shards),
         "shards": len(shards),
         "bytes": sum(shard.size for shard in shards),

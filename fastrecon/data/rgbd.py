@@ -1,11 +1,15 @@
-"""Pictures with depth in class folders, as G3DR reads them.
+"""Pictures with depth in class folders or shards, as G3DR reads them.
 
 ``ROOT/<class>/<stem>.jpg`` (or png, webp) beside ``<stem>_depth.png``, 16 bits, 0 near. Classes are
-numbered in the order of their names.
+numbered in the order of their names. Shards of the same pictures: see ``rgbd_shards.py``.
 """
 
 from __future__ import annotations
 
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..config.g3dr import G3DRConfig
@@ -58,22 +62,46 @@ class RGBDBatch:
         return RGBDBatch(self.images.to(device), self.depth.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class RGBDSet:
-    """A set of pictures with depth, read when asked for."""
+class File(NamedTuple):
+    """The contents of a picture's file, and what it is called in messages."""
 
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, int], ...]
-    """Pictures and their classes' numbers, in order of their names."""
+    data: bytes
+    label: str
+    ending: str  # "jpg"
+
+
+class RGBDSet(ABC):
+    """A set of pictures with depth, read when asked for; to be had from `open_rgbd`.
+
+    May be pickled for worker processes, which find everything at the same path.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str], names: Sequence[str]) -> None:
+        self.root = root
+        self.classes = tuple(classes)
+        self.names = list(names)
+        """``class/stem``."""
 
     @property
-    def names(self) -> list[str]:
-        """``class/stem``."""
-        return [str(path.relative_to(self.root).with_suffix("")) for path, _ in self.files]
+    @abstractmethod
+    def files(self) -> Sequence[tuple[Path, int]]:
+        """The files that the pictures lie in and their classes' numbers, in the order of names."""
+
+    @abstractmethod
+    def stored(self, index: int) -> tuple[File, File]:
+        """A picture and its depth as they are stored.
+
+        Raises:
+            IndexError: there is no such picture.
+            RGBDError: missing, or what they lie in is damaged.
+        """
+
+    @abstractmethod
+    def class_of(self, index: int) -> int:
+        """The number of a picture's class."""
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def label(self, name: str) -> int:
         """The number of a class.
@@ -87,17 +115,61 @@ class RGBDSet:
         """One picture with its depth.
 
         Raises:
+            IndexError: there is no such picture.
             RGBDError: missing, damaged, of different sizes, or a depth that says nothing.
         """
-        path, label = self.files[index]
-        image = _colours(path)
-        depth = read_depth(path.with_name(path.stem + DEPTH))
-        if image.shape[1:] != depth.shape[1:]:
+        image, depth = decoded(*self.stored(index))
+        return RGBD(image, depth, self.class_of(index), self.names[index])
+
+
+class RGBDFolder(RGBDSet):
+    """Pictures with depth in class folders, or in one folder (a single class).
+
+    Raises:
+        RGBDError: no folder, or no picture with depth in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
             raise RGBDError(
-                f"{path} is {image.shape[2]} x {image.shape[1]} but its depth "
-                f"{depth.shape[2]} x {depth.shape[1]}; make the depth again, at the picture's size"
+                f"{root} is no folder; give one with <class>/<stem>.jpg and <stem>{DEPTH}, or with "
+                "shards of them (fastrecon data pack)"
             )
-        return RGBD(image, depth, label, str(path.relative_to(self.root).with_suffix("")))
+        folders = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        listed = {folder: _pictures(folder) for folder in sorted(folders, key=lambda p: p.name)}
+        if not any(pictures for pictures, _ in listed.values()):
+            listed = {root: _pictures(root)}
+        kept = [(folder, pictures) for folder, (pictures, _) in listed.items() if pictures]
+        if not kept:
+            raise RGBDError(
+                f"{root} holds no picture with depth; a picture <class>/<stem>.jpg needs its "
+                f"<stem>{DEPTH} beside it (fastrecon data depth makes them)"
+            )
+        one = kept[0][0] == root
+        names = [
+            path.stem if one else f"{folder.name}/{path.stem}"
+            for folder, pictures in kept
+            for path in pictures
+        ]
+        super().__init__(root, [Path(os.path.abspath(folder)).name for folder, _ in kept], names)
+        self._files = tuple((path, k) for k, (_, pictures) in enumerate(kept) for path in pictures)
+        self.without_depth = sum(alone for _, alone in listed.values())
+        """Pictures that are passed over as they have none."""
+
+    @property
+    def files(self) -> Sequence[tuple[Path, int]]:
+        """Pictures and their classes' numbers, in order of their names."""
+        return self._files
+
+    def stored(self, index: int) -> tuple[File, File]:
+        """See `RGBDSet`."""
+        path = self._files[index][0]
+        depth = path.with_name(path.stem + DEPTH)
+        return _read(path, "copy it again"), _read(depth, "make it again")
+
+    def class_of(self, index: int) -> int:
+        """See `RGBDSet`."""
+        return self._files[index][1]
 
 
 def class_number(classes: tuple[str, ...], name: str) -> int:
@@ -116,35 +188,39 @@ def class_number(classes: tuple[str, ...], name: str) -> int:
 
 @lru_cache(maxsize=4)
 def open_rgbd(path: str) -> RGBDSet:
-    """The set in a folder of class folders, or in one folder of pictures (a single class).
+    """The set in a folder of class folders, in one folder of pictures (a single class), or in
+    shards as `fastrecon data pack` writes them: a folder of them or one tar file.
 
     Raises:
-        RGBDError: no folder, or no picture with depth in it.
+        RGBDError: nothing there, no picture with depth in it, or a shard is damaged.
     """
+    from .rgbd_shards import RGBDShards, is_packed  # which builds on this module
+
     root = Path(path)
-    if not root.is_dir():
-        raise RGBDError(f"{root} is no folder; give one with <class>/<stem>.jpg and <stem>{DEPTH}")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    kept = [(folder, _pictures(folder)) for folder in folders]
-    kept = [(folder, pictures) for folder, pictures in kept if pictures]
-    if not kept and (pictures := _pictures(root)):
-        kept = [(root, pictures)]
-    if not kept:
+    return RGBDShards(root) if is_packed(root) else RGBDFolder(root)
+
+
+def _pictures(folder: Path) -> tuple[list[Path], int]:
+    """Pictures of a folder that have depth, and how many have none."""
+    files = {p.name: p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file()}
+    found = [p for name, p in files.items() if not name.endswith(DEPTH)]
+    kept = sorted((p for p in found if p.stem + DEPTH in files), key=lambda p: p.name)
+    return kept, len(found) - len(kept)
+
+
+def decoded(picture: File, depth: File) -> tuple[Tensor, Tensor]:
+    """A picture (3, H, W) and its depth (1, H, W), both in [0, 1].
+
+    Raises:
+        RGBDError: damaged, of different sizes, or a depth that says nothing.
+    """
+    colours, values = _colours(picture), decode_depth(depth)
+    if colours.shape[1:] != values.shape[1:]:
         raise RGBDError(
-            f"{root} holds no picture with depth; a picture <class>/<stem>.jpg needs its "
-            f"<stem>{DEPTH} beside it (fastrecon data depth makes them)"
+            f"{picture.label} is {colours.shape[2]} x {colours.shape[1]} but its depth "
+            f"{values.shape[2]} x {values.shape[1]}; make the depth again, at the picture's size"
         )
-    classes = tuple(folder.name for folder, _ in kept)
-    files = tuple((path, k) for k, (_, pictures) in enumerate(kept) for path in pictures)
-    return RGBDSet(root, classes, files)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Pictures of a folder that have depth."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
-    return sorted(
-        p for p in found if not p.name.endswith(DEPTH) and p.with_name(p.stem + DEPTH).exists()
-    )
+    return colours, values
 
 
 def read_depth(path: Path) -> Tensor:
@@ -153,28 +229,49 @@ def read_depth(path: Path) -> Tensor:
     Raises:
         RGBDError: missing, damaged, 8 bits, in colour, or the same everywhere.
     """
+    return decode_depth(_read(path, "make it again"))
+
+
+def decode_depth(file: File) -> Tensor:
+    """As `read_depth`, from a file's contents."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(file.data)) as picture:
             mode, values = picture.mode, np.asarray(picture)
     except UNREADABLE as error:
-        raise RGBDError(f"{path} is missing or damaged ({error}); make it again") from error
+        raise _damaged(file.label, error, "make it again") from error
     if not mode.startswith("I") or values.ndim != 2:
         raise RGBDError(
-            f"{path} must be 16-bit grey, got mode {mode}: 8 bits are too coarse for geometry; "
-            "make it again (fastrecon data depth)"
+            f"{file.label} must be 16-bit grey, got mode {mode}: 8 bits are too coarse for "
+            "geometry; make it again (fastrecon data depth)"
         )
     if values.min() == values.max():
-        raise RGBDError(f"{path} is {values.min()} everywhere, which is no depth; make it again")
+        raise RGBDError(
+            f"{file.label} is {values.min()} everywhere, which is no depth; make it again"
+        )
     return torch.from_numpy((values.astype(np.float32) / FULL).clip(0.0, 1.0))[None]
 
 
-def _colours(path: Path) -> Tensor:
+def _colours(file: File) -> Tensor:
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(file.data)) as picture:
             values = np.asarray(picture.convert("RGB"), np.float32) / 255.0
     except UNREADABLE as error:
-        raise RGBDError(f"{path} is missing or damaged ({error}); copy it again") from error
+        raise _damaged(file.label, error, "copy it again") from error
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def _read(path: Path, again: str) -> File:
+    try:
+        return File(path.read_bytes(), str(path), path.suffix.lower()[1:])
+    except OSError as error:
+        raise _damaged(str(path), error, again) from error
+
+
+def _damaged(label: str, error: Exception, again: str) -> RGBDError:
+    why = error
+    if isinstance(error, OSError):  # without the name, or the address of a buffer
+        why = "no picture" if isinstance(error, UnidentifiedImageError) else error.strerror or error
+    return RGBDError(f"{label} is missing or damaged ({why}); {again}")
 
 
 def squared(sample: RGBD, size: int) -> tuple[Tensor, Tensor]:

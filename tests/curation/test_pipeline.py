@@ -165,7 +165,7 @@ def test_workers_that_do_not_start_are_not_the_pictures_fault(
 ) -> None:
     write_set(tmp_path, {"a.png": scene()})
     job = Job(tmp_path / "pictures", tmp_path / "depth", tmp_path / "out", "disparity")
-    monkeypatch.setattr(pool, "_begin", partial(os._exit, 3))
+    monkeypatch.setattr(pool, "follow_parent", partial(os._exit, 3))
     with pytest.raises(CurationError, match="do not start"):
         curate(read_coco(tmp_path / "coco.json"), job, 1)
     assert manifest(job.out) == {}

@@ -10,11 +10,8 @@ from pathlib import Path
 from ..camera_files import AGAIN, TRANSFORMS, Cameras, CollectionError, parse_json
 from ..camera_files import transforms_cameras as frames_of
 from ..picture_files import PNG, decode_rgba
-from ..shard_index import PHOTOS, POSED, Shard
+from ..shard_index import POSED, READ_BY, SAID, Shard
 from .collection import Collection, Kept, Picture
-
-SAID = {POSED: "posed views", PHOTOS: "single pictures"}
-READ_BY = {POSED: "open_collection", PHOTOS: "open_photos"}
 
 
 class Samples:
