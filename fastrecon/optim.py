@@ -143,7 +143,7 @@ def load_optimizer_tensors(
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters, kept beside it in the same dtype.
+    """Exponential moving average of a model's trained parameters, beside it in the same dtype.
 
     The decay is warmed up, ``min(decay, (1 + step) / (10 + step))``, so that the random start is
     forgotten quickly. A decay of 0 turns averaging off: the average is then the model itself.
@@ -151,7 +151,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.tensors: dict[str, Tensor] = {}
         if decay:
             self.tensors = {n: p.detach().clone() for n, p in self.parameters.items()}

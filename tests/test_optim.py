@@ -190,6 +190,12 @@ def test_weight_average():
     assert model.weight.item() == 11.0
 
 
+def test_weight_average_leaves_out_what_is_not_trained():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
+    model[1].requires_grad_(True)
+    assert set(WeightAverage(model, decay=0.5).tensors) == {"1.weight", "1.bias"}
+
+
 def test_weight_average_off():
     model = nn.Linear(1, 1)
     average = WeightAverage(model, decay=0.0)
