@@ -2,7 +2,9 @@
 
     python -m bench [--device cpu|cuda] [--quick] [--only NAME ...] [--save | --out DIR]
     python -m bench guard [--result FILE]     fail on a loss against the device's baseline
+    python -m bench --only sweep              time and memory against samples, rays, channels, ...
     python -m bench plot RESULT.json          draw a result
+    python -m bench page RESULT.json FILE     put its table into a page
 
 Parity first: on the benchmark's own inputs, every renderer's results (and gradients) are compared
 with the published renderer's, and one that differs is reported and not timed. Then calls are timed
@@ -19,11 +21,15 @@ from typing import Any
 
 import torch
 
+from bench.baselines.lightplane import absence
 from bench.case import Case
 from bench.conditions import ROOT, conditions
 from bench.guard import baseline_path, comparable, find_losses
 from bench.harness import Options
 from bench.operators import CASES
+from bench.page import page_table, put_into_page
+from bench.peaks import measure_peaks
+from bench.plot_sweep import plot_sweep
 from bench.plots import plot_result
 from bench.report import (
     RESULTS,
@@ -34,6 +40,7 @@ from bench.report import (
     result_name,
     write_result,
 )
+from bench.roofline import plot_roofline
 from bench.runner import run_apart, run_here
 
 BUDGET = {"cpu": 4.0, "cuda": 2.0}
@@ -82,7 +89,8 @@ def chosen_cases(options: argparse.Namespace, device: torch.device) -> list[Case
         return [CASES[options.exactly]]
     extras = device.type == "cuda" if options.extras is None else options.extras
     if options.only is None:
-        return [case for case in CASES.values() if extras or not case.extra]
+        usual = [case for case in CASES.values() if case.sweep is None]
+        return [case for case in usual if extras or not case.extra]
     for name in options.only:
         if not any(name in case for case in CASES):
             raise SystemExit(f"--only {name}: no such case; there are {', '.join(CASES)}")
@@ -110,12 +118,15 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         raise SystemExit("--device cuda: torch sees no GPU")
     device = torch.device(options.device)
     cases = chosen_cases(options, device)
-    result = new_result(conditions(device), options.quick)
+    found = conditions(device) | {"lightplane": absence() or "installed"}
+    result = new_result(found, options.quick)
     path = options.json or output_folder(options, result) / result_name(result)
 
     def save() -> None:
         write_result(path, result)
 
+    if not (options.json or options.quick):
+        result["peaks"] = measure_peaks(device)
     save()
     if not options.json:
         print(format_conditions(result["conditions"]), "\n", flush=True)
@@ -157,7 +168,7 @@ def measure(arguments: Sequence[str]) -> int:
     print(f"written to {path}")
     if not options.no_plot:
         try:
-            print(f"drawn in {plot_result(result, path.with_suffix('.png'))}")
+            draw(result, path.with_suffix(".png"))
         except (ModuleNotFoundError, ValueError) as error:
             print(f"not drawn: {error}")
     for line in wrong:
@@ -170,6 +181,24 @@ def measure(arguments: Sequence[str]) -> int:
             write_result(baseline, result)
             print(f"baseline written to {baseline}")
     return 1 if wrong else 0
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Every picture that the rows are good for, at ``path`` and beside it.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing.
+        ValueError: there is nothing to draw.
+    """
+    timed = [row for row in result["rows"] if "p50_ms" in row]
+    swept = [row for row in timed if "axis" in row]
+    if len(timed) > len(swept) or not timed:
+        rows = [row for row in result["rows"] if "axis" not in row]
+        print(f"drawn in {plot_result({**result, 'rows': rows}, path)}")
+    if swept:
+        print(f"drawn in {plot_sweep(result, path.with_name(f'{path.stem}-sweep.png'))}")
+    if "peaks" in result and any(row["case"].startswith("render_rays") for row in timed):
+        print(f"drawn in {plot_roofline(result, path.with_name(f'{path.stem}-roofline.png'))}")
 
 
 def guard(arguments: Sequence[str]) -> int:
@@ -214,15 +243,34 @@ def plot(arguments: Sequence[str]) -> int:
     parser.add_argument("result", type=Path)
     parser.add_argument("--out", type=Path, help="PNG to write; beside the JSON by default")
     options = parser.parse_args(arguments)
-    target = options.out or options.result.with_suffix(".png")
-    print(plot_result(read_result(options.result), target))
+    draw(read_result(options.result), options.out or options.result.with_suffix(".png"))
+    return 0
+
+
+def page(arguments: Sequence[str]) -> int:
+    """`python -m bench page`: 0, or 2 if the page has no place for the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench page", description="Put a result's table into a page."
+    )
+    parser.add_argument("result", type=Path)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--operator", default="render_rays", help="whose rows")
+    options = parser.parse_args(arguments)
+    result = read_result(options.result)
+    try:
+        table = page_table(result, options.operator)
+        put_into_page(options.page, result["conditions"]["device"], table)
+    except ValueError as error:
+        print(error)
+        return 2
+    print(f"written to {options.page}")
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Choose the command."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"guard": guard, "plot": plot}
+    commands = {"guard": guard, "plot": plot, "page": page}
     if given and given[0] in commands:
         return commands[given[0]](given[1:])
     return measure(given)

@@ -88,6 +88,7 @@ class Case:
     passes: tuple[Pass, ...] = PASSES
     memory: bool = False  # whether a CPU's memory is measured too, in processes of their own
     extra: bool = False  # no operator's own row: run by default on a GPU only
+    sweep: tuple[str, float] | None = None  # what is varied, and its value: run when named only
 
     def size(self, which: Pass, device: torch.device, quick: bool) -> Size:
         """The size to measure at."""

@@ -114,6 +114,8 @@ def measure_pass(case: Case, which: Pass, options: Options) -> list[Row]:
         "rays": size.rays,
         "samples": problem.n_samples,
     }
+    if case.sweep is not None:
+        shared["axis"], shared["value"] = case.sweep
     rows: dict[str, Row] = {}
     steps: dict[str, Callable[[], list[Tensor]]] = {}
     expected: list[Tensor] | None = None

@@ -16,12 +16,11 @@ def colour_of(renderer: str) -> str:
     return COLOURS.get(renderer.replace(",", " ").split()[0], "#444444")
 
 
-def plot_result(result: dict[str, Any], path: Path) -> Path:
-    """Draw a result: a row of panels per case and pass, times and memory.
+def import_figure() -> Any:
+    """matplotlib's ``Figure``.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing; says how to draw the JSON later.
-        ValueError: there is nothing to draw.
     """
     try:
         from matplotlib.figure import Figure
@@ -30,6 +29,16 @@ def plot_result(result: dict[str, Any], path: Path) -> Path:
             "plots need matplotlib (pip install matplotlib); draw the JSON later with "
             "`python -m bench plot RESULT.json`"
         ) from error
+    return Figure
+
+
+def plot_result(result: dict[str, Any], path: Path) -> Path:
+    """Draw a result: a row of panels per case and pass, times and memory.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing; says how to draw the JSON later.
+        ValueError: there is nothing to draw.
+    """
     groups: dict[str, list[Row]] = {}
     for row in result["rows"]:
         if "p50_ms" in row:
@@ -37,7 +46,7 @@ def plot_result(result: dict[str, Any], path: Path) -> Path:
     if not groups:
         raise ValueError("the result has no timed rows to draw")
     height = sum(0.32 * len(rows) + 0.9 for rows in groups.values()) + 0.8
-    figure = Figure(figsize=(11, height), layout="constrained")
+    figure = import_figure()(figsize=(11, height), layout="constrained")
     panels = figure.subplots(
         len(groups),
         2,

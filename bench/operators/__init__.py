@@ -9,6 +9,7 @@ from bench.operators import (
     render_rays,
     sample_multires,
     sample_triplane,
+    sweep,
     typical,
 )
 
@@ -21,6 +22,7 @@ CASES: dict[str, Case] = {
         composite,
         query_points,
         typical,
+        sweep,
     )
     for case in module.CASES
 }

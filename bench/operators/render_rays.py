@@ -1,4 +1,7 @@
-"""`render_rays` on workloads A and B against TripoSR's and EG3D's published renderers."""
+"""`render_rays` on workloads A and B against TripoSR's and EG3D's published renderers.
+
+And on workload L against Lightplane, which is measured where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from fastrecon_kernels import render_rays
 from torch import Tensor
 
 from bench.baselines.eg3d import render_g3dr
+from bench.baselines.lightplane import NAME, absence, render_lightplane, render_plain
 from bench.baselines.triposr import render_object, render_triposr
 from bench.case import BF16, EAGER, EXACT, PEER, TF32, Case, Pass, Renderer, Size
-from bench.workloads import SEED, A, B, Inputs
+from bench.workloads import SEED, A, B, Inputs, L
 
 Outputs = tuple[Tensor, ...]
 Run = Callable[[Inputs], Outputs]
@@ -82,6 +86,36 @@ def g3dr_compiled(x: Inputs) -> Outputs:
     return g3dr(x, compiled(render_g3dr, False))
 
 
+def plain_lightplane(
+    x: Inputs, render: Callable[..., Outputs] = render_plain, **options: int
+) -> Outputs:
+    """Lightplane's formula: the plain way, compiled, or by its own kernels."""
+    return render(x.planes, x.mlp, x.rays_o, x.rays_d, x.settings, **options)
+
+
+def lightplane_compiled(x: Inputs) -> Outputs:
+    """Lightplane's formula, compiled."""
+    return plain_lightplane(x, compiled(render_plain, False))
+
+
+def lightplane(**options: int) -> Renderer:
+    """Lightplane itself."""
+    run = functools.partial(plain_lightplane, render=render_lightplane, **options)
+    return Renderer(run, EXACT, ("cuda",))
+
+
+def lightplane_programs() -> dict[str, Renderer]:
+    """Lightplane's forward pass in other sizes of a program than its speed test's 16 rays, 4 warps.
+
+    Its backward pass always has 4 warps, and takes minutes to compile for more rays.
+    """
+    return {
+        f"{NAME}, {rays} rays, {warps} warps": lightplane(block_size=rays, num_warps=warps)
+        for rays in (16, 32, 64)
+        for warps in (1, 2, 4)
+    }
+
+
 def renderers(published: Run, published_compiled: Run) -> dict[str, Renderer]:
     """Everybody who renders. Our reference leaves autocast, so it has no row under it."""
     return {
@@ -115,4 +149,32 @@ CASES = (
         cpu=sizes(1024, 256),  # of which the reference makes nine seconds on one core
         memory=True,
     ),
+    Case(
+        "render_rays L",
+        L.problem,
+        {
+            **renderers(plain_lightplane, lightplane_compiled),
+            "ours fp32": Renderer(ours(precision="fp32"), EXACT, ("cuda",)),
+            **({} if absence() else {NAME: lightplane()}),
+        },
+        cpu=sizes(2048, 512),
+        extra=True,  # what it is there for runs on a GPU only
+    ),
 )
+if not absence():
+    CASES += (
+        Case(
+            "render_rays L programs",
+            L.problem,
+            {
+                PEER: Renderer(plain_lightplane),
+                "ours fp32": Renderer(ours(precision="fp32"), EXACT),
+                "ours": Renderer(ours(), TF32),
+                "ours bf16": Renderer(ours(precision="bf16"), BF16),
+                **lightplane_programs(),
+            },
+            cpu=sizes(2048, 512),
+            passes=("forward",),
+            extra=True,
+        ),
+    )

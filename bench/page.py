@@ -1,0 +1,70 @@
+"""A result as a table in a page, between two comment lines: figures that nobody types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.harness import Row
+from bench.report import count, format_conditions
+
+SHOWN = ("published", "published bf16", "published compiled", "reference", "lightplane")
+"""Renderers that stand beside ours."""
+HEADER = (
+    "| case | renderer | median, ms | p20 to p80 | x reference | x published | peak, MB |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def page_table(result: dict[str, Any], operator: str = "render_rays") -> str:
+    """Markdown of the rows of one operator, failures included, and the conditions beneath."""
+    lines, last = list(HEADER), ""
+    for row in result["rows"]:
+        ours = row["renderer"].startswith("ours")
+        if row["case"].split()[0] != operator or not (ours or row["renderer"] in SHOWN):
+            continue
+        size = f"{row['case']}, {row['pass']}, {count(row['samples'])} samples"
+        lines.append(page_line(row, "" if size == last else size))
+        last = size
+    if len(lines) == len(HEADER):
+        raise ValueError(f"the result has no rows of {operator}")
+    conditions = f"{format_conditions(result['conditions'])}; {result['date'][:10]}"
+    return "\n".join([*lines, "", f"{conditions}. Medians in turns, parity checked first."])
+
+
+def page_line(row: Row, size: str) -> str:
+    """One row of the table."""
+
+    def show(key: str, form: str, scale: float = 1.0) -> str:
+        return f"{row[key] * scale:{form}}" if key in row else ""
+
+    name = f"**{row['renderer']}**" if row["renderer"].startswith("ours") else row["renderer"]
+    if row["status"] != "ok":
+        said = row.get("error", "differs from the published renderer, not timed")
+        return f"| {size} | {name} | {said} | | | | |"
+    spread = f"{show('p20_ms', '.4g')} to {show('p80_ms', '.4g')}" if "p20_ms" in row else ""
+    cells = [
+        show("p50_ms", ".4g"),
+        spread,
+        show("x_eager", ".2f"),
+        show("x_published", ".2f"),
+        show("peak_bytes", ".0f", 1e-6),
+    ]
+    return f"| {size} | {name} | {' | '.join(cells)} |"
+
+
+def put_into_page(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's two lines for ``name``.
+
+    Raises:
+        ValueError: the page lacks them; the message has the lines to put there.
+    """
+    begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(
+            f"{path} has no place for the table; put these lines where it shall be:\n{begin}\n{end}"
+        )
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
