@@ -36,7 +36,8 @@ def page_line(row: Row, size: str) -> str:
     """One row of the table."""
 
     def show(key: str, form: str, scale: float = 1.0) -> str:
-        return f"{row[key] * scale:{form}}" if key in row else ""
+        value = row.get(key, 0) * scale
+        return "" if key not in row else f"{value:,.0f}" if value >= 1000 else f"{value:{form}}"
 
     name = f"**{row['renderer']}**" if row["renderer"].startswith("ours") else row["renderer"]
     if row["status"] != "ok":
