@@ -9,12 +9,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from bench.baselines.lightplane import NAME, absence
 from bench.conditions import ROOT
 from bench.harness import Row
 
 RESULTS = ROOT / "bench" / "results"
 FORMAT = 1
 """Of the JSON; a reader refuses others."""
+LIGHTPLANE_CASES = ("render_rays L", "programs L")
 
 HEADER = (
     f"  {'renderer':<33} {'p20 ms':>9} {'p50 ms':>9} {'p80 ms':>9} {'calls':>5} {'x eager':>8} "
@@ -99,7 +101,26 @@ def format_row(row: Row) -> str:
 def format_group(rows: Iterable[Row]) -> str:
     """The table of one case and pass."""
     rows = list(rows)
-    return "\n".join([group_title(rows[0]), HEADER, *map(format_row, rows), ""])
+    lines = [group_title(rows[0]), HEADER, *map(format_row, rows), *format_lightplane(rows), ""]
+    return "\n".join(lines)
+
+
+def against_lightplane(rows: Iterable[Row]) -> dict[str, float]:
+    """Our renderers' speed as a multiple of Lightplane's, the fastest of its rows."""
+    medians = {row["renderer"]: row["p50_ms"] for row in rows if "p50_ms" in row}
+    theirs = [median for name, median in medians.items() if name.startswith(NAME)]
+    ours = {name: median for name, median in medians.items() if name.startswith("ours")}
+    return {name: min(theirs) / median for name, median in ours.items() if theirs}
+
+
+def format_lightplane(rows: list[Row]) -> list[str]:
+    """A line for the cases that Lightplane can express: the ratios, or why there are none."""
+    if rows[0]["case"] not in LIGHTPLANE_CASES:
+        return []
+    if not any(row["renderer"].startswith(NAME) for row in rows):
+        return [f"  {NAME:<33} {absence() or 'not measured: its kernels need CUDA'}"]
+    ratios = [f"{name} {ratio:.2f}x" for name, ratio in against_lightplane(rows).items()]
+    return [f"  against {NAME}: {', '.join(ratios) or 'not timed'}"]
 
 
 def format_conditions(found: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""The two workloads that every figure names: A (Real3D, TripoSR) and B (G3DR).
+"""The two workloads that every figure names, A (Real3D, TripoSR) and B (G3DR), and one for a peer.
 
-Both are 8 objects seen once each by 128 x 128 rays. Planes and decoder are random (seeded, made on
-the CPU, so every device gets the same numbers) but vary on the scale of an object, so that a parity
-check on them sees errors; cameras stand around the object at the papers' distances.
+L is what Lightplane can express. All are 8 objects seen once each by 128 x 128 rays. Planes and
+decoder are random (seeded, made on the CPU, so every device gets the same numbers) but vary on the
+scale of an object, so that a parity check on them sees errors; cameras stand around the object at
+the papers' distances.
 """
 
 from __future__ import annotations
@@ -174,3 +175,25 @@ B = Workload(
     fov_deg=18.0,
 )
 WORKLOADS = {"A": A, "B": B}
+L = Workload(
+    name="L",
+    settings=RenderSettings(
+        near_far=(1.7, 3.7),
+        reduction="sum",
+        density_activation="softplus",
+        density_shift=0.0,
+        background="black",
+    ),
+    plane_side=32,
+    channels=32,
+    n_levels=1,
+    hidden=(32,) * 3,
+    activation=nn.ReLU,
+    distance=2.7,
+    fov_deg=30.0,
+)
+"""Planes, widths and depth of Lightplane's own speed test, whose 2 + 2 layers are 4 here.
+
+Every ray passes within a unit of the middle of the box, where it has all its samples; those out of
+the box read zeros. See `bench.baselines.lightplane` for what its formula leaves to choose.
+"""

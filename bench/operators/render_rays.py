@@ -111,8 +111,7 @@ def lightplane_programs() -> dict[str, Renderer]:
     """
     return {
         f"{NAME}, {rays} rays, {warps} warps": lightplane(block_size=rays, num_warps=warps)
-        for rays in (16, 32, 64)
-        for warps in (1, 2, 4)
+        for rays, warps in ((16, 2), (16, 4), (32, 4), (32, 8), (64, 4), (64, 8))
     }
 
 
@@ -164,7 +163,7 @@ CASES = (
 if not absence():
     CASES += (
         Case(
-            "render_rays L programs",
+            "programs L",
             L.problem,
             {
                 PEER: Renderer(plain_lightplane),
