@@ -27,7 +27,7 @@ from bench.conditions import ROOT, conditions
 from bench.guard import baseline_path, comparable, find_losses
 from bench.harness import Options
 from bench.operators import CASES
-from bench.page import page_table, put_into_page
+from bench.page import page_table, put_into_page, static_table
 from bench.peaks import measure_peaks
 from bench.plot_sweep import plot_sweep
 from bench.plots import plot_result
@@ -42,6 +42,7 @@ from bench.report import (
 )
 from bench.roofline import plot_roofline
 from bench.runner import run_apart, run_here
+from bench.static_baseline import PATH as STATIC_BASELINE
 
 BUDGET = {"cpu": 4.0, "cuda": 2.0}
 """Seconds of timed calls per renderer, case and pass."""
@@ -252,14 +253,19 @@ def page(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench page", description="Put a result's table into a page."
     )
-    parser.add_argument("result", type=Path)
+    parser.add_argument(
+        "result", type=lambda name: Path(name).resolve(), help="or bench/results/static.json"
+    )
     parser.add_argument("page", type=Path)
     parser.add_argument("--operator", default="render_rays", help="whose rows")
     options = parser.parse_args(arguments)
-    result = read_result(options.result)
     try:
-        table = page_table(result, options.operator)
-        put_into_page(options.page, result["conditions"]["device"], table)
+        if options.result == STATIC_BASELINE:
+            put_into_page(options.page, "static", static_table(options.result))
+        else:
+            result = read_result(options.result)
+            table = page_table(result, options.operator)
+            put_into_page(options.page, result["conditions"]["device"], table)
     except ValueError as error:
         print(error)
         return 2

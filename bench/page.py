@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,28 @@ def page_line(row: Row, size: str) -> str:
         show("peak_bytes", ".0f", 1e-6),
     ]
     return f"| {size} | {name} | {' | '.join(cells)} |"
+
+
+STATIC = {
+    "registers": "registers",
+    "spill_bytes": "spilled, bytes",
+    "shared_bytes": "shared memory, bytes",
+    "matrix": "tensor-core instructions in the code",
+    "reductions": "reductions in the code",
+    "issued_per_sample": "warp instructions per sample",
+    "special_per_sample": "special functions per sample",
+}
+"""Columns of the compiler's table."""
+
+
+def static_table(path: Path, target: str = "sm_90") -> str:
+    """Markdown of what `bench.static` saved for one target."""
+    found = [row for row in json.loads(path.read_text())["rows"] if row["target"] == target]
+    lines = [f"| kernel | {' | '.join(STATIC.values())} |", "|---" * (len(STATIC) + 1) + "|"]
+    for row in found:
+        cells = ["" if row[key] is None else f"{row[key]:,}" for key in STATIC]
+        lines.append(f"| {row['case']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def put_into_page(path: Path, name: str, text: str) -> None:

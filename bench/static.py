@@ -112,7 +112,7 @@ def compile_case(case: StaticCase, target: str) -> Report:
     }
     source = ASTSource(case.kernel, signature, dict(case.constexprs), aligned)
     start = time.perf_counter()
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, **case.options}
     compiled = triton.compile(source, target=gpu_target(target), options=options)
     seconds = time.perf_counter() - start
     shared = int(compiled.metadata.shared)

@@ -32,6 +32,7 @@ class StaticCase:
     targets: tuple[str, ...] = ()  # that the launch choices are made for; empty: any
     samples: float = 0.0
     values: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, int] = field(default_factory=dict)  # other launch options
 
 
 def triplane_sample() -> list[StaticCase]:
@@ -124,7 +125,8 @@ def composite_cases(
 
 
 TUNED_FOR = {
-    "hopper": ("sm_90", "sm_100"),
+    "hopper": ("sm_90",),
+    "blackwell": ("sm_100",),
     "nvidia": ("sm_80", "sm_86", "sm_89"),
     "amd": ("gfx942",),
 }
@@ -134,7 +136,7 @@ TUNED_FOR = {
 def render() -> list[StaticCase]:
     """The field, forward and backward: Real3D's decoder on workload A, G3DR's on workload B."""
     a, b = RenderSettings.triposr(), RenderSettings.g3dr()
-    cases = []
+    cases = [select_case("render A select", a, "chord_ptr"), select_case("render B select", b)]
     for tuned in TUNED_FOR:
         cases += render_cases("render A", a, 40, 1, [64] * 9 + [4], "silu", tuned)
         cases += render_cases("render B", b, 64, 3, [64, 4], "softplus", tuned)
@@ -157,18 +159,25 @@ def render_cases(
         first_backward_kernel,
         group_backward_kernel,
     )
+    from fastrecon_kernels.render.kernel_windows import window_backward_kernel
     from fastrecon_kernels.render.pack import DecoderShape
 
     shape = DecoderShape(channels, 3 if settings.reduction == "concat" else 1, tuple(widths))
     tuning = choices.TUNING[tuned]
 
     def case(
-        what: str, kernel: Any, tile: tuple[int, int], constexprs: dict[str, Any], *absent: str
+        what: str, kernel: Any, options: dict[str, Any], constexprs: dict[str, Any], *absent: str
     ) -> StaticCase:
-        return render_case(f"{name} {what}", kernel, constexprs, absent, tile, TUNED_FOR[tuned])
+        return render_case(f"{name} {what}", kernel, constexprs, absent, options, TUNED_FOR[tuned])
 
     cases = []
-    for what, absent in (("forward", ["cuts_ptr"]), ("forward, training", [])):
+    listed = ["listed_ptr", "n_listed_ptr"]
+    for what, absent in (
+        ("forward", ["cuts_ptr", *listed]),
+        ("forward, skipping", ["cuts_ptr"]),
+        ("forward, training", listed),
+    ):
+        cuts = "cuts_ptr" not in absent
         constexprs = choices.field_constexprs(
             shape,
             settings,
@@ -176,30 +185,44 @@ def render_cases(
             "bf16",
             tuning,
             n_levels=n_levels,
+            long_rows=False,
             grid=False,
             along_rays=True,
-            cuts=not absent,
+            cuts=cuts,
         )
-        cases.append(case(what, field_kernel, tuning.field, constexprs, "occupancy_ptr", *absent))
+        skips = "listed_ptr" not in absent
+        options = choices.field_options(shape, tuning, cuts=cuts, listed=skips)
+        cases.append(case(what, field_kernel, options, constexprs, "occupancy_ptr", *absent))
     for group in choices.groups(shape, tuning)[-2:]:
         constexprs = choices.group_constexprs(
             shape, group, activation, "bf16", tuning, weight_grad=True
         )
         what = "backward, last layer" if constexprs["LAST"] else "backward, two layers"
-        cases.append(case(what, group_backward_kernel, tuning.group, constexprs))
-    constexprs = choices.first_constexprs(
-        shape,
-        settings,
-        "bf16",
-        n_levels=n_levels,
-        along_rays=True,
-        weight_grad=True,
-        scatter=True,
-        keep_features=False,
-        point_grad=True,
+        options = choices.tile_options(tuning.group)
+        cases.append(case(what, group_backward_kernel, options, constexprs))
+    patch = tuning.patch
+    first = choices.first_constexprs(
+        shape, settings, "bf16", tuning, n_levels=n_levels, patch=patch
     )
-    what = "backward, first layer and rays"
-    cases.append(case(what, first_backward_kernel, tuning.first, constexprs, "d_features_ptr"))
+    sums = {"WEIGHT_GRAD": True, "SCATTER": True}
+    taps = {**first, "ALONG_RAYS": True, "KEEP_FEATURES": False, "POINT_GRAD": False}
+    rest = ("rest_ptr", "list_ptr", "listed_ptr")
+    options = choices.tile_options(tuning.first)
+    if tuning.window_warps:
+        tile = (patch[0] * patch[1] * patch[2], tuning.window_warps)
+        window = choices.tile_options(tile)
+        constexprs = {**first, **sums}
+        cases.append(case("backward, first layer", window_backward_kernel, window, constexprs))
+        what, constexprs = "backward, first layer, rest", {**taps, **sums, "LISTED": True}
+        unused = ("d_features_ptr", "d_points_ptr")
+        cases.append(case(what, first_backward_kernel, options, constexprs, *unused))
+    what = "backward, first layer and rays, taps"
+    constexprs = {**taps, **sums, "LISTED": False, "POINT_GRAD": True}
+    unused = ("d_features_ptr", *rest)
+    cases.append(case(what, first_backward_kernel, options, constexprs, *unused))
+    constexprs |= dict.fromkeys(sums, False)
+    unused += ("d_rows_ptr", "sums_ptr")
+    cases.append(case("backward, rays", first_backward_kernel, options, constexprs, *unused))
     return cases
 
 
@@ -208,10 +231,11 @@ def render_case(
     kernel: Any,
     constexprs: dict[str, Any],
     absent: tuple[str, ...],
-    tile: tuple[int, int],
+    options: dict[str, Any],
     targets: tuple[str, ...],
 ) -> StaticCase:
     """One kernel on bf16 planes, with the pointers of ``absent`` None."""
+    block_m = options["BLOCK_M"]
     halves = {"rows_ptr", "weights_ptr", "cuts_ptr", "cut_ptr", "grad_ptr"}
     signature = {}
     for argument in kernel.arg_names:
@@ -219,16 +243,57 @@ def render_case(
             continue
         if argument == "table_ptr":
             signature[argument] = "*i64"
+        elif argument in {"rest_ptr", "list_ptr", "listed_ptr", "n_listed_ptr"}:
+            signature[argument] = "*i32"
         elif argument.endswith("_ptr"):
             signature[argument] = "*bf16" if argument in halves else "*fp32"
         else:
             signature[argument] = "fp32" if argument in {"radius", "rgb_padding"} else "i32"
-    constants = {**constexprs, **dict.fromkeys(absent), "BLOCK_M": tile[0]}
-    # A sample passes through one program per block where blocks are spread over programs.
-    samples = tile[0] / constexprs.get("BLOCKS", 1) if "SCATTER" in constexprs else tile[0]
+    constants = {**constexprs, **dict.fromkeys(absent)}
+    if "BLOCK_M" in kernel.arg_names:
+        constants["BLOCK_M"] = block_m
+    # The first layer's backward kernels see a sample once for each plane.
+    samples = block_m / 3 if "SCATTER" in constexprs else block_m
+    rest = {k: v for k, v in options.items() if k not in ("BLOCK_M", "num_warps", "num_stages")}
     return StaticCase(
-        name, kernel, signature, constants, num_warps=tile[1], targets=targets, samples=samples
+        name,
+        kernel,
+        signature,
+        constants,
+        num_warps=options["num_warps"],
+        num_stages=options["num_stages"],
+        targets=targets,
+        samples=samples,
+        options=rest,
     )
+
+
+def select_case(name: str, settings: RenderSettings, *absent: str) -> StaticCase:
+    """The kernel that lists samples, with a grid and with early stop; without ``deltas_ptr`` where
+    the rule has none."""
+    from fastrecon_kernels.render.skip import BLOCK_R, SEGMENT
+    from fastrecon_kernels.render.skip_kernel import select_kernel
+
+    midpoint = settings.quadrature == "midpoint"
+    absent = (*absent, *(("deltas_ptr", "chord_ptr") if midpoint else ()))
+    constants: dict[str, object] = {
+        "STOP": True,
+        "ACTIVATION": settings.density_activation,
+        "MIDPOINT": midpoint,
+        "DROP_OUTSIDE": settings.outside == "empty",
+        "GRID": True,
+        "BLOCK_R": BLOCK_R,
+        "SEGMENT": SEGMENT,
+        **dict.fromkeys(absent),
+    }
+    types = {"occupancy_ptr": "*u8", "list_ptr": "*i32", "count_ptr": "*i32"}
+    types |= dict.fromkeys(("radius", "shift", "scale", "stop"), "fp32")
+    signature = {
+        name: types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        for name in select_kernel.arg_names
+        if name not in constants
+    }
+    return StaticCase(name, select_kernel, signature, constants, samples=BLOCK_R * SEGMENT)
 
 
 OPERATORS = {

@@ -67,12 +67,21 @@ class Supervised:
         """
         planes = encode(model, batch.images, batch.cameras, bf16=self.bf16)
         settings, batch = self._on_background(batch, step)
+        # Neighbours in a picture add to the planes together on a GPU; single rays have no neighbours.
+        batch_size, views, rays = batch.rays_o.shape[:3]
+        side = batch.picture_size
+        shape = (batch_size, views, side, side) if side else (batch_size, views * rays)
         rendering = model.render(
             planes,
-            batch.rays_o,
-            batch.rays_d,
+            batch.rays_o.reshape(*shape, 3),
+            batch.rays_d.reshape(*shape, 3),
             settings=settings,
             seed=render_seed(self.seed, step),
+        )
+        rendering = Rendering(
+            rendering.rgb.reshape(batch_size, views, rays, -1),
+            rendering.opacity.reshape(batch_size, views, rays),
+            rendering.depth.reshape(batch_size, views, rays),
         )
         terms = {name: self._term(name, rendering, batch, planes) for name in self.weights}
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import __main__ as cli
-from bench import page, peaks, plot_sweep, report, roofline
+from bench import page, peaks, plot_sweep, report, roofline, static_baseline
 from bench.harness import Options, measure_pass
 from bench.operators import CASES, sweep
 from bench.workloads import A, B
@@ -133,3 +133,13 @@ def test_a_sweep_is_measured_and_drawn(tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="--only sweep"):
         plot_sweep.plot_sweep(result(row()), tmp_path / "none.png")
+
+
+def test_what_the_compiler_says_is_a_table_too(tmp_path: Path) -> None:
+    target = tmp_path / "page.md"
+    target.write_text("<!-- bench static: begin -->\n<!-- bench static: end -->\n")
+    assert cli.main(["page", str(static_baseline.PATH), str(target)]) == 0
+    written = target.read_text()
+    assert "| render A forward | " in written
+    assert "sm_80" not in written
+    assert page.static_table(static_baseline.PATH, "sm_80") not in written

@@ -18,9 +18,7 @@ from fastrecon_kernels.common.device import (
     gather_plane,
     level_plane,
     sigmoid,
-    sigmoid_gradient,
     silu,
-    silu_gradient,
     softplus,
     uniform,
 )
@@ -41,10 +39,8 @@ def activations_kernel(x_ptr, out_ptr, N: tl.constexpr):
     offs = tl.arange(0, N)
     x = tl.load(x_ptr + offs)
     tl.store(out_ptr + offs, sigmoid(x))
-    tl.store(out_ptr + N + offs, sigmoid_gradient(x))
-    tl.store(out_ptr + 2 * N + offs, silu(x))
-    tl.store(out_ptr + 3 * N + offs, silu_gradient(x))
-    tl.store(out_ptr + 4 * N + offs, softplus(x))
+    tl.store(out_ptr + N + offs, silu(x))
+    tl.store(out_ptr + 2 * N + offs, softplus(x))
 
 
 @triton.jit
@@ -74,17 +70,13 @@ def test_uniform_is_bitwise_the_reference(seed: int, stream: int, device: torch.
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_activations(device: torch.device) -> None:
     x = torch.cat([torch.linspace(-80, 80, 1023), torch.zeros(1)]).to(device)
-    out = torch.empty(5, 1024, device=device)
+    out = torch.empty(3, 1024, device=device)
     activations_kernel[(1,)](x, out, 1024)
-    exact = x.double().requires_grad_()
-    rows = []
-    for function in (torch.sigmoid, F.silu):
-        y = function(exact)
-        rows += [y, *torch.autograd.grad(y.sum(), exact)]
-    expected = torch.stack([*rows, F.softplus(exact)])
+    exact = x.double()
+    expected = torch.stack([exact.sigmoid(), F.silu(exact), F.softplus(exact)])
     torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=1e-6)
     # Relative accuracy far down the tail, where log(1 + exp(x)) rounds to 0.
-    torch.testing.assert_close(out[4].double(), expected[4], rtol=1e-5, atol=0)
+    torch.testing.assert_close(out[2].double(), expected[2], rtol=1e-5, atol=0)
 
 
 def test_one_program_may_serve_points_of_several_objects(device: torch.device) -> None:

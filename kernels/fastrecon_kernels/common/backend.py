@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 
@@ -11,11 +10,13 @@ from torch import Tensor
 
 BACKENDS = ("auto", "triton", "reference")
 
+# Looked for once, here: torch.compile cannot trace the search.
+_FOUND = importlib.util.find_spec("triton") is not None
 
-@functools.cache
+
 def triton_installed() -> bool:
     """Whether Triton can be imported (it has no wheels for some platforms)."""
-    return importlib.util.find_spec("triton") is not None
+    return _FOUND
 
 
 def interpreting() -> bool:

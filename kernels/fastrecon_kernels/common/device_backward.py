@@ -42,6 +42,55 @@ def point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexp
 
 
 @triton.jit
+def differentiate_taps(
+    rows_ptr,
+    d_rows_ptr,
+    first_row,
+    H,
+    W,
+    u,
+    v,
+    grad,
+    offs_c,
+    row_mask,
+    feature,
+    d_u,
+    d_v,
+    C: tl.constexpr,
+    FEATURE: tl.constexpr,
+    SCATTER: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """`gather_plane`, `scatter_plane` and `point_gradient` in one pass over the four texels.
+
+    Adds to ``feature`` (M, BLOCK_C), to texel gradients and to d_u, d_v (M,), each if asked for.
+    """
+    x, y, fx, fy = texel_weights(H, W, u, v)
+    # One offset per sample; the other texels lie at the same distance from it for all.
+    first = (first_row + (y * W + x)) * C
+    for corner in tl.static_range(4):
+        dx = corner % 2
+        dy = corner // 2
+        there = row_mask & (x >= -dx) & (x < W - dx) & (y >= -dy) & (y < H - dy)
+        mask = there[:, None] & (offs_c < C)[None, :]
+        offsets = first[:, None] + ((dy * W + dx) * C + offs_c)[None, :]
+        along_x = fx if dx else 1.0 - fx
+        along_y = fy if dy else 1.0 - fy
+        weight = along_x * along_y
+        if FEATURE or POINTS:
+            texel = tl.load(rows_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+            if FEATURE:
+                feature += texel * weight[:, None]
+            if POINTS:
+                product = tl.sum(texel * grad, 1)
+                d_u += (along_y if dx else -along_y) * product * (W.to(tl.float32) * 0.5)
+                d_v += (along_x if dy else -along_x) * product * (H.to(tl.float32) * 0.5)
+        if SCATTER:
+            tl.atomic_add(d_rows_ptr + offsets, grad * weight[:, None], mask=mask, sem="relaxed")
+    return feature, d_u, d_v
+
+
+@triton.jit
 def add_point_gradient(d_x, d_y, d_z, d_u, d_v, plane, AXES: tl.constexpr):
     """Add a plane's gradients d_u, d_v (M,) to those of the point; transpose of `plane_coords`."""
     code = AXES >> (4 * plane)
@@ -50,3 +99,55 @@ def add_point_gradient(d_x, d_y, d_z, d_u, d_v, plane, AXES: tl.constexpr):
     d_y += tl.where(u_axis == 1, d_u, 0.0) + tl.where(v_axis == 1, d_v, 0.0)
     d_z += tl.where(u_axis == 2, d_u, 0.0) + tl.where(v_axis == 2, d_v, 0.0)
     return d_x, d_y, d_z
+
+
+# --- windows: many samples on few texels ----------------------------------------------------
+
+SIDE = tl.constexpr(8)
+"""Texels per side of a window: its 64 are the rows of one tensor core product."""
+NO_KEY = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def window_order(x, objects, first_object, W):
+    """int32 keys (M,) by object, then by column; windows of one object reach no other's keys."""
+    return (objects - first_object).to(tl.int32) * (W + 4 + SIDE) + x + 2
+
+
+@triton.jit
+def next_window(keys, y, left):
+    """The window of the first samples ``left``: its key and first row, and whom it covers.
+
+    The key is `NO_KEY` when none are left.
+    """
+    key = tl.min(tl.where(left, keys, NO_KEY), 0)
+    covered = left & (keys <= key + SIDE - 2)
+    top = tl.min(tl.where(covered, y, NO_KEY), 0)
+    return key, top, covered & (y <= top + SIDE - 2)
+
+
+@triton.jit
+def window_texels(first_row, H, W, column, row):
+    """Rows (SIDE * SIDE,) of a window's texels from its first one, that one's, and who is there."""
+    texel = tl.arange(0, SIDE * SIDE)
+    i, j = texel % SIDE, texel // SIDE
+    there = (column + i >= 0) & (column + i < W) & (row + j >= 0) & (row + j < H)
+    return j * W + i, first_row + row * W + column, there
+
+
+@triton.jit
+def hat_weights(start, fraction):
+    """Linear weights (SIDE, M) of texels 0, 1, ... along a window's side.
+
+    ``start`` is the texel that a sample lies behind, ``fraction`` how far.
+    """
+    side = tl.arange(0, SIDE)[:, None]
+    before = tl.where(side == start[None, :], (1.0 - fraction)[None, :], 0.0)
+    return tl.where(side == (start + 1)[None, :], fraction[None, :], before)
+
+
+@triton.jit
+def bilinear_matrix(weight_x, weight_y):
+    """Weights (SIDE * SIDE, M) of a window's texels, row by row."""
+    product = weight_y[:, None, :] * weight_x[None, :, :]
+    return tl.reshape(product, (SIDE * SIDE, weight_x.shape[1]))

@@ -22,12 +22,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..settings import Axes
 from .device import gather_plane, level_plane, pack_axes, plane_coords
 from .device_backward import add_point_gradient, point_gradient, scatter_plane
-from .texels import pack_texels, unpack_gradient
+from .texels import Texels
 
 MAX_BLOCK_C = 64
 TILE = 2048
@@ -153,68 +152,65 @@ def launch_grid(points: Tensor, block_m: int) -> tuple[int, int]:
     return (points.shape[1] + block_m - 1) // block_m, points.shape[0]
 
 
-class Lookup(torch.autograd.Function):
-    """points (B, N, 3) in levels of (B, 3, C, H_l, W_l) -> (B, N, 3C | C) fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, axes: Axes, reduction: str, *levels: Tensor) -> Tensor:
-        channels = levels[0].shape[2]
-        ctx.save_for_backward(points, *levels)
-        ctx.scale = 1 / 3 if reduction == "mean" else 1.0
-        ctx.constexprs = lookup_constexprs(channels, len(levels), axes, reduction)
-        width = 3 * channels if reduction == "concat" else channels
-        shape = (*points.shape[:2], width)
-        out = torch.empty(shape, dtype=torch.float32, device=points.device)
-        if out.numel():
-            texels = pack_texels(levels, levels[0].dtype)
-            # Triton launches on the current device, which need not be the tensors'.
-            with torch.cuda.device_of(points):
-                lookup_forward[launch_grid(points, ctx.constexprs["BLOCK_M"])](
-                    texels.rows,
-                    texels.table,
-                    points.contiguous(),
-                    out,
-                    points.shape[1],
-                    ctx.scale,
-                    **ctx.constexprs,
-                    num_warps=NUM_WARPS,
-                )
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        points, *levels = ctx.saved_tensors
-        need_points, need_planes = ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:])
-        texels = pack_texels(levels, levels[0].dtype)
-        d_points = torch.empty(points.shape, dtype=torch.float32, device=points.device)
-        d_rows = torch.zeros(
-            texels.rows.shape if need_planes else (0,), dtype=torch.float32, device=points.device
-        )
-        if grad.numel():
-            lookup_backward[launch_grid(points, ctx.constexprs["BLOCK_M"])](
+def look_up(texels: Texels, points: Tensor, axes: Axes, reduction: str) -> Tensor:
+    """Features (B, N, 3C | C) fp32 of points (B, N, 3) in the objects 0 .. B - 1 of the table."""
+    channels = texels.rows.shape[1]
+    constexprs = lookup_constexprs(channels, texels.table.shape[0], axes, reduction)
+    width = 3 * channels if reduction == "concat" else channels
+    out = torch.empty((*points.shape[:2], width), dtype=torch.float32, device=points.device)
+    if out.numel():
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device_of(points):
+            lookup_forward[launch_grid(points, constexprs["BLOCK_M"])](
                 texels.rows,
                 texels.table,
                 points.contiguous(),
-                grad.contiguous(),
-                d_rows,
+                out,
+                points.shape[1],
+                1 / 3 if reduction == "mean" else 1.0,
+                **constexprs,
+                num_warps=NUM_WARPS,
+            )
+    return out
+
+
+def look_up_backward(
+    texels: Texels,
+    points: Tensor,
+    grad: Tensor,
+    axes: Axes,
+    reduction: str,
+    d_rows: Tensor | None,
+    need_points: bool,
+) -> Tensor | None:
+    """Backward of `look_up`, from the gradient (B, N, 3C | C) of its result.
+
+    Args:
+        d_rows: (T, C) fp32, which the gradients of the texels are added to; None: not needed.
+        need_points: whether the points' gradient is needed.
+
+    Returns:
+        d_points (B, N, 3) fp32, or None.
+    """
+    constexprs = lookup_constexprs(texels.rows.shape[1], texels.table.shape[0], axes, reduction)
+    unused = torch.empty(0, dtype=torch.float32, device=points.device)
+    d_points = unused
+    if need_points:
+        d_points = torch.empty(points.shape, dtype=torch.float32, device=points.device)
+    if grad.numel():
+        with torch.cuda.device_of(points):
+            lookup_backward[launch_grid(points, constexprs["BLOCK_M"])](
+                texels.rows,
+                texels.table,
+                points.contiguous(),
+                grad.float().contiguous(),
+                unused if d_rows is None else d_rows,
                 d_points,
                 points.shape[1],
-                ctx.scale,
-                **ctx.constexprs,
-                NEED_PLANES=need_planes,
+                1 / 3 if reduction == "mean" else 1.0,
+                **constexprs,
+                NEED_PLANES=d_rows is not None,
                 NEED_POINTS=need_points,
                 num_warps=NUM_WARPS,
             )
-        d_levels = unpack_gradient(d_rows, levels) if need_planes else (None,) * len(levels)
-        return d_points.to(points.dtype) if need_points else None, None, None, *d_levels
-
-
-def sample_levels_triton(
-    levels: tuple[Tensor, ...], points: Tensor, axes: Axes, reduction: str
-) -> Tensor:
-    """levels of (B, 3, C, H_l, W_l), points (B, ..., 3) in [-1, 1] -> (B, ..., 3C | C) fp32."""
-    flat = points.reshape(points.shape[0], points.shape[1:-1].numel(), 3)
-    result = Lookup.apply(flat, tuple(axes), reduction, *levels)
-    assert isinstance(result, Tensor)
-    return result.reshape(*points.shape[:-1], result.shape[-1])
+    return d_points if need_points else None

@@ -29,9 +29,13 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
-    """``seed`` as an int64 scalar on ``device``; None draws one from torch's default generator."""
+    """``seed`` as an int64 scalar on ``device``; None draws one from torch's default generator.
+
+    The generator is the device's own, and an int is filled in by a kernel: nothing is copied from
+    the host, so a CUDA graph can hold the call, and draws a new seed at every replay.
+    """
     if seed is None:
-        seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
     if isinstance(seed, Tensor):
         if seed.numel() != 1 or seed.dtype.is_floating_point:
             raise ValueError(
@@ -39,7 +43,7 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
             )
         return seed.reshape(()).to(device=device, dtype=torch.int64)
     wrapped = (operator.index(seed) + 2**63) % 2**64 - 2**63
-    return torch.tensor(wrapped, dtype=torch.int64, device=device)
+    return torch.full((), wrapped, dtype=torch.int64, device=device)
 
 
 def uniform(seed: Tensor, rays: Tensor, n: int, stream: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 Row ``first[l] + ((b * 3 + p) * H_l + y) * W_l + x`` of the table holds the C channels of texel
 (x, y) of plane p of object b at level l, so that one bilinear tap is one contiguous load.
+
+Taps of weight 0 (see `quads.py`) may read beyond the last row where a plane is one texel wide or
+high; rows of zeros lie there.
 """
 
 from __future__ import annotations
@@ -28,11 +31,15 @@ def pack_texels(levels: Sequence[Tensor], dtype: torch.dtype) -> Texels:
     """
     channels = levels[0].shape[2]
     table = level_table(tuple(tuple(level.shape) for level in levels), levels[0].device)
-    if len(levels) == 1:
+    spare = max(level.shape[4] + 1 if min(level.shape[3:]) == 1 else 0 for level in levels)
+    if len(levels) == 1 and not spare:
         rows = levels[0].permute(0, 1, 3, 4, 2).to(dtype).reshape(-1, channels).contiguous()
         return Texels(rows, table)
     counts = [level.numel() // channels for level in levels]
-    rows = torch.empty(sum(counts), channels, dtype=dtype, device=levels[0].device)
+    total = sum(counts)
+    rows = torch.empty(total + spare, channels, dtype=dtype, device=levels[0].device)
+    rows[total:].zero_()
+    rows = rows[:total]
     for part, level in zip(rows.split(counts), levels, strict=True):
         last = level.permute(0, 1, 3, 4, 2)
         part.view(last.shape).copy_(last)

@@ -23,7 +23,9 @@ MAX_BLOCK_S = 128
 @functools.lru_cache(maxsize=64)
 def background_tensor(colour: tuple[float, ...], device: torch.device) -> Tensor:
     """The background on the device, copied there once."""
-    return torch.tensor(colour, dtype=torch.float32, device=device)
+    # The cache outlives the call that fills it, which may be in inference mode.
+    with torch.inference_mode(False):
+        return torch.tensor(colour, dtype=torch.float32, device=device)
 
 
 def kernel_constexprs(settings: RenderSettings, n_samples: int, n_colours: int) -> dict[str, Any]:

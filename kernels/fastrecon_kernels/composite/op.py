@@ -1,18 +1,14 @@
-"""`composite`: checks, autograd and the choice of backend."""
+"""`composite`: checks and the choice of backend."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..common.backend import use_triton
 from ..common.checks import check_float, check_same_device, check_settings, compute_dtype
 from ..settings import RenderSettings
-from ..types import RaySamples, Rendering
+from ..types import Rendering
 from .reference import composite_reference
 
 
@@ -69,84 +65,6 @@ def unsupported_by_kernels(raw_sigmas: Tensor, rgbs: Tensor, ts: Tensor) -> str 
     return None
 
 
-class Composite(torch.autograd.Function):
-    """The Triton kernels on flat records, which are all that is kept per sample."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        raw: Tensor,
-        rgbs: Tensor,
-        ts: Tensor,
-        deltas: Tensor | None,
-        settings: RenderSettings,
-        depth_prior: Tensor | None,
-        per_sample: bool,
-    ) -> tuple[Tensor, ...]:
-        from .launch import composite_forward  # lazily: the package imports without Triton
-
-        out = composite_forward(raw, rgbs, ts, deltas, settings, depth_prior, per_sample)
-        ctx.save_for_backward(raw, rgbs, ts, deltas, depth_prior, out.opacity, out.depth)
-        ctx.settings = settings
-        ctx.set_materialize_grads(False)
-        if out.samples is None:
-            return out.rgb, out.opacity, out.depth
-        ctx.mark_non_differentiable(out.samples.ts, out.samples.deltas)
-        return out.rgb, out.opacity, out.depth, *out.samples
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        from .launch import composite_backward
-
-        raw, rgbs, ts, deltas, depth_prior, opacity, depth = ctx.saved_tensors
-        d_rgb, d_opacity, d_depth, d_weights = (*grads, None)[:4]
-        d_raw, d_rgbs = composite_backward(
-            d_rgb,
-            d_opacity,
-            d_depth,
-            d_weights,
-            raw,
-            rgbs,
-            ts,
-            deltas,
-            ctx.settings,
-            opacity,
-            depth,
-            depth_prior,
-        )
-        return d_raw, d_rgbs, None, None, None, None, None
-
-
-def composite_triton(
-    raw: Tensor,
-    rgbs: Tensor,
-    ts: Tensor,
-    deltas: Tensor | None,
-    settings: RenderSettings,
-    depth_prior: Tensor | None,
-    per_sample: bool,
-) -> Rendering:
-    """`composite_reference` on the kernels: any leading shape, differentiable."""
-    *shape, n_samples = raw.shape
-    n_rays = math.prod(shape)
-    rgb, opacity, depth, *samples = Composite.apply(
-        raw.reshape(n_rays, n_samples),
-        rgbs.reshape(n_rays, n_samples, rgbs.shape[-1]),
-        ts.detach().reshape(n_rays, n_samples),
-        None if deltas is None else deltas.detach().reshape(n_rays, n_samples),
-        settings,
-        None if depth_prior is None else depth_prior.detach().reshape(n_rays),
-        per_sample,
-    )
-    return Rendering(
-        rgb.reshape(*shape, rgb.shape[-1]),
-        opacity.reshape(shape),
-        depth.reshape(shape),
-        RaySamples(*(x.reshape(*shape, x.shape[-1]) for x in samples)) if samples else None,
-    )
-
-
 def composite(
     raw_sigmas: Tensor,
     rgbs: Tensor,
@@ -181,5 +99,7 @@ def composite(
     """
     device = check_composite(raw_sigmas, rgbs, ts, settings, deltas, depth_prior)
     if use_triton(backend, device, unsupported_by_kernels(raw_sigmas, rgbs, ts)):
+        from .operator import composite_triton  # lazily: the package imports without Triton
+
         return composite_triton(raw_sigmas, rgbs, ts, deltas, settings, depth_prior, per_sample)
     return composite_reference(raw_sigmas, rgbs, ts, deltas, settings, depth_prior, per_sample)

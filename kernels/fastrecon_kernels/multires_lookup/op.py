@@ -1,6 +1,6 @@
 """`sample_multires`: checks and the choice of backend.
 
-The kernels are those of `common/lookup_kernel.py`, which serve `sample_triplane` as well.
+The operator is that of `common/lookup_operator.py`, which serves `sample_triplane` as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sample_multires(
     check_axes(axes)
     check_choice("reduction", reduction, REDUCTIONS)
     if use_triton(backend, device, double_unsupported(checked[0], points)):
-        from ..common.lookup_kernel import sample_levels_triton
+        from ..common.lookup_operator import sample_levels_triton
 
         return sample_levels_triton(checked, points, axes, reduction)
     return sample_multires_reference(checked, points, axes, reduction)

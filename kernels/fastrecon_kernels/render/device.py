@@ -4,15 +4,15 @@ Shapes in comments are per program: M samples, BLOCK_C channels, WIDTH hidden un
 products take their operands in the type that the weights are packed in and accumulate in fp32.
 """
 
+# Triton types constexpr parameters as objects.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 from ..common.device import (
-    gather_plane,
-    level_plane,
-    plane_coords,
     silu,
     softplus,
 )
@@ -33,19 +33,24 @@ def sample_points(
     radius,
     ALONG_RAYS: tl.constexpr,
 ):
-    """Positions (M,) with the box at [-1, 1], and the object that each sample belongs to."""
+    """Positions (M,) with the box at [-1, 1], and the object that each sample belongs to.
+
+    Samples beyond ``mask`` stand for sample 0, which exists, so that nothing here needs a mask.
+    """
+    samples = tl.where(mask, samples, 0)
     ray = samples // samples_per_ray
     row = ray.to(tl.int64) * 3
-    x = tl.load(rays_o_ptr + row, mask=mask, other=0.0)
-    y = tl.load(rays_o_ptr + row + 1, mask=mask, other=0.0)
-    z = tl.load(rays_o_ptr + row + 2, mask=mask, other=0.0)
+    x = tl.load(rays_o_ptr + row)
+    y = tl.load(rays_o_ptr + row + 1)
+    z = tl.load(rays_o_ptr + row + 2)
     if ALONG_RAYS:
-        t = tl.load(ts_ptr + samples, mask=mask, other=0.0)
-        x += t * tl.load(rays_d_ptr + row, mask=mask, other=0.0)
-        y += t * tl.load(rays_d_ptr + row + 1, mask=mask, other=0.0)
-        z += t * tl.load(rays_d_ptr + row + 2, mask=mask, other=0.0)
+        t = tl.load(ts_ptr + samples)
+        x += t * tl.load(rays_d_ptr + row)
+        y += t * tl.load(rays_d_ptr + row + 1)
+        z += t * tl.load(rays_d_ptr + row + 2)
     objects = (first_ray + ray) // rays_per_object
-    return x / radius, y / radius, z / radius, objects
+    scale = 1.0 / radius
+    return x * scale, y * scale, z * scale, objects
 
 
 @triton.jit
@@ -77,46 +82,18 @@ def is_empty(
     return empty
 
 
-@triton.jit
-def plane_features(
-    rows_ptr,
-    table_ptr,
-    objects,
-    x,
-    y,
-    z,
-    offs_c,
-    mask,
-    first_plane,
-    C: tl.constexpr,
-    N_LEVELS: tl.constexpr,
-    N_PLANES: tl.constexpr,
-    AXES: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Sum of bilinear features (M, BLOCK_C) over a range of planes and all levels."""
-    total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    for i in range(N_PLANES):
-        plane = first_plane + i
-        u, v = plane_coords(x, y, z, plane, AXES)
-        for level in range(N_LEVELS):
-            first_row, height, width = level_plane(table_ptr, level, objects, plane)
-            total += gather_plane(rows_ptr, first_row, height, width, u, v, offs_c, C, mask)
-    return total
-
-
 # --- decoder ---------------------------------------------------------------------------------
 
 
 @triton.jit
-def activate(z, ACTIVATION: tl.constexpr):
+def activate(z, ACTIVATION: tl.constexpr, APPROX: tl.constexpr = False, HALF: tl.constexpr = False):
+    """Activation of z, or with HALF (SiLU and APPROX alone) of twice z."""
     if ACTIVATION == "silu":
-        return silu(z)
+        return silu(z, APPROX, HALF)
     elif ACTIVATION == "relu":
         return tl.maximum(z, 0.0)
     else:
-        return softplus(z)
+        return softplus(z, APPROX)
 
 
 @triton.jit
@@ -126,6 +103,6 @@ def matrix_offsets(ROWS: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
-def apply_weight(x, w, PRECISION: tl.constexpr):
-    """x w with fp32 accumulation; x is rounded to the type that the weights are packed in."""
-    return tl.dot(x.to(w.dtype), w, input_precision=PRECISION)
+def apply_weight(x, w, PRECISION: tl.constexpr, total=None):
+    """x w, added to ``total``, in fp32; x is rounded to the type that the weights are packed in."""
+    return tl.dot(x.to(w.dtype), w, total, input_precision=PRECISION)

@@ -5,57 +5,34 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..common.device import level_plane, plane_coords, sigmoid, silu_gradient
-from ..common.device_backward import add_point_gradient, point_gradient, scatter_plane
+from ..common.device import sigmoid, softplus
 
 
 @triton.jit
-def plane_gradients(
-    rows_ptr,
-    table_ptr,
-    d_rows_ptr,
-    objects,
-    x,
-    y,
-    z,
-    d_x,
-    d_y,
-    d_z,
-    grad,
-    offs_c,
-    mask,
-    first_plane,
-    C: tl.constexpr,
-    N_LEVELS: tl.constexpr,
-    N_PLANES: tl.constexpr,
-    AXES: tl.constexpr,
-    SCATTER: tl.constexpr,
-    POINT_GRAD: tl.constexpr,
-):
-    """Backward of `plane_features`: adds to texel gradients, returns those of the positions."""
-    for i in range(N_PLANES):
-        plane = first_plane + i
-        u, v = plane_coords(x, y, z, plane, AXES)  # pyright: ignore[reportGeneralTypeIssues]
-        for level in range(N_LEVELS):
-            first_row, height, width = level_plane(table_ptr, level, objects, plane)
-            if SCATTER:
-                scatter_plane(d_rows_ptr, first_row, height, width, u, v, grad, offs_c, C, mask)
-            if POINT_GRAD:
-                d_u, d_v = point_gradient(
-                    rows_ptr, first_row, height, width, u, v, grad, offs_c, C, mask
-                )
-                d_x, d_y, d_z = add_point_gradient(d_x, d_y, d_z, d_u, d_v, plane, AXES)
-    return d_x, d_y, d_z
+def ray_points(rays_o_ptr, rays_d_ptr, ts_ptr, rays, samples, mask, ALONG_RAYS: tl.constexpr):
+    """Positions x, y, z (M,) in scene units of ``samples`` on ``rays``, 0 where masked."""
+    row = rays.to(tl.int64) * 3
+    x = tl.load(rays_o_ptr + row, mask=mask, other=0.0)
+    y = tl.load(rays_o_ptr + row + 1, mask=mask, other=0.0)
+    z = tl.load(rays_o_ptr + row + 2, mask=mask, other=0.0)
+    if ALONG_RAYS:
+        t = tl.load(ts_ptr + samples, mask=mask, other=0.0)
+        x += t * tl.load(rays_d_ptr + row, mask=mask, other=0.0)
+        y += t * tl.load(rays_d_ptr + row + 1, mask=mask, other=0.0)
+        z += t * tl.load(rays_d_ptr + row + 2, mask=mask, other=0.0)
+    return x, y, z
 
 
 @triton.jit
-def activation_gradient(z, ACTIVATION: tl.constexpr):
+def activate_and_derive(z, ACTIVATION: tl.constexpr, APPROX: tl.constexpr):
+    """Activation of z and its derivative, which share what is costly."""
     if ACTIVATION == "silu":
-        return silu_gradient(z)
+        s = sigmoid(z, APPROX)
+        return z * s, s + z * s * (1.0 - s)
     elif ACTIVATION == "relu":
-        return tl.where(z > 0.0, 1.0, 0.0)
+        return tl.maximum(z, 0.0), tl.where(z > 0.0, 1.0, 0.0)
     else:
-        return sigmoid(z)
+        return softplus(z, APPROX), sigmoid(z, APPROX)
 
 
 @triton.jit
@@ -93,3 +70,34 @@ def output_gradient(
     d_rgb = tl.load(d_rgb_ptr + offsets, mask=coloured, other=0.0)
     d_logit = tl.where(coloured, d_rgb * span * s * (1.0 - s), 0.0)
     return tl.where((column == 0)[None, :], d_raw[:, None], d_logit)
+
+
+@triton.jit
+def patch_samples(
+    tile,
+    slots,
+    n_rays,
+    samples_per_ray,
+    columns,
+    lead,
+    across,
+    deep,
+    PATCH_W: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Rays, flat samples (int64) and mask (M,) of a tile of neighbouring rays and samples.
+
+    Args:
+        tile: counted along the ray first, then along the picture's rows.
+        slots: (M,) places in the tile, again counted along the ray first.
+        columns, lead: rays in a row of the picture, and rays of its first row that are not here.
+        across, deep: tiles in a row, tiles along a ray.
+    """
+    patch = tile // deep
+    depth = tile % deep * DEPTH + slots % DEPTH
+    column = patch % across * PATCH_W + slots // DEPTH % PATCH_W
+    line = patch // across * PATCH_H + slots // (DEPTH * PATCH_W)
+    rays = line * columns + column - lead
+    mask = (column < columns) & (rays >= 0) & (rays < n_rays) & (depth < samples_per_ray)
+    return rays, rays.to(tl.int64) * samples_per_ray + depth, mask

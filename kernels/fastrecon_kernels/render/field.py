@@ -20,7 +20,8 @@ from ..types import Decoder
 from .launch import FieldInputs, Records, Samples, Sums, differentiate, evaluate
 from .pack import pack_decoder, unpack_gradients
 from .scatter import scatter_features
-from .tuning import BACKWARD_PROGRAMS, groups, n_programs, tuning_of
+from .skip import seen_records
+from .tuning import BACKWARD_PROGRAMS, first_programs, groups, n_programs, tuning_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Field(Protocol):
 
     def records(self, samples: Samples, *, cuts: bool = False) -> Records:
         """Raw density and colour; with ``cuts`` also what `backward` needs."""
+        ...
+
+    def seen_records(
+        self, samples: Samples, deltas: Tensor | None, chord: Tensor | None, *, stop: bool
+    ) -> Records:
+        """`records` along rays, free to call empty what adds nothing; see `skip.seen_records`."""
         ...
 
     def backward(
@@ -100,6 +107,7 @@ class FusedField:
         self.sums = Sums(
             zeros(plan.decoder, programs, packed.shape.n_weights),
             zeros(plan.decoder, programs, packed.shape.n_biases),
+            zeros(plan.decoder, 3, first_programs(device), packed.shape.n_first),
             zeros(plan.planes, *texels.rows.shape),
         )
 
@@ -108,15 +116,31 @@ class FusedField:
         tuning = tuning_of(self.levels[0].device, self.plan.precision)
         record = 4 * shape.widths[-1]
         if not backward:
-            return record
+            return record + (4 if self.may_skip else 0)
         cut = shape.width * self.inputs.decoder.weights.element_size()
-        total = 2 * record + (len(groups(shape, tuning)) + 1) * cut + 12 * (shape.blocks + 1)
+        # 12 for what windows leave of a sample on each plane.
+        total = 2 * record + (len(groups(shape, tuning)) + 1) * cut + 12
+        if self.plan.positions:
+            total += 12 * (3 + 1)
         if self.plan.deterministic:  # features' gradients, and a plane's weighted copy of them
             total += 4 * (shape.blocks + 1) * shape.channels
         return total
 
     def records(self, samples: Samples, *, cuts: bool = False) -> Records:
         return evaluate(samples, self.inputs, self.plan.settings, self.plan.precision, cuts=cuts)
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether anything says which samples add nothing."""
+        return self.inputs.occupancy is not None or self.plan.settings.early_stop > 0
+
+    def seen_records(
+        self, samples: Samples, deltas: Tensor | None, chord: Tensor | None, *, stop: bool
+    ) -> Records:
+        settings, precision = self.plan.settings, self.plan.precision
+        if not (self.may_skip and (stop or self.inputs.occupancy is not None)):
+            return self.records(samples)
+        return seen_records(samples, deltas, chord, self.inputs, settings, precision, stop=stop)
 
     def backward(
         self, samples: Samples, records: Records, d_raw: Tensor, d_rgb: Tensor
@@ -145,6 +169,19 @@ class FusedField:
             )
         return d_points
 
+    def decoder_sums(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the packed weights and biases, added up over programs."""
+        shape, sums = self.inputs.decoder.shape, self.sums
+        assert sums.weights is not None
+        assert sums.biases is not None
+        assert sums.first is not None
+        weights, biases = sums.weights.sum(0), sums.biases.sum(0)
+        by_plane, bias = sums.first.sum(1).split([shape.n_first - shape.width, shape.width], 1)
+        first = by_plane.flatten() if shape.blocks == 3 else by_plane.sum(0)
+        weights[: first.numel()] += first
+        biases[: shape.width] += bias[0]
+        return weights, biases
+
     def gradients(self) -> FieldGradients:
         n_layers = len(self.decoder.weights)
         d_levels: Sequence[Tensor | None] = [None] * len(self.levels)
@@ -152,10 +189,8 @@ class FusedField:
             d_levels = unpack_gradient(self.sums.rows, self.levels)
         d_weights: list[Tensor | None] = [None] * n_layers
         d_biases: list[Tensor | None] = [None] * n_layers
-        if self.sums.weights is not None and self.sums.biases is not None:
-            weights, biases = unpack_gradients(
-                self.sums.weights.sum(0), self.sums.biases.sum(0), self.inputs.decoder.shape
-            )
+        if self.sums.weights is not None:
+            weights, biases = unpack_gradients(*self.decoder_sums(), self.inputs.decoder.shape)
             for i, (weight, bias) in enumerate(
                 zip(self.decoder.weights, self.decoder.biases, strict=True)
             ):

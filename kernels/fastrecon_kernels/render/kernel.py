@@ -12,20 +12,17 @@ z after it ("cuts"), then `group_backward_kernel` takes the layers between two c
 first, and `first_backward_kernel` the first layer and the planes.
 """
 
+# Triton types compile-time values as objects.
+# pyright: reportAssignmentType=false
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 from ..common.device import sigmoid
-from .device import (
-    activate,
-    apply_weight,
-    is_empty,
-    matrix_offsets,
-    plane_features,
-    sample_points,
-)
+from ..common.quads import block_pieces
+from .device import activate, apply_weight, is_empty, matrix_offsets, sample_points
 
 
 @triton.jit(do_not_specialize=["n_samples", "samples_per_ray", "first_ray", "rays_per_object"])
@@ -41,6 +38,8 @@ def field_kernel(
     raw_ptr,  # (N, S) fp32, out
     rgb_ptr,  # (N, S, K) fp32, out
     cuts_ptr,  # (n_cuts, N * S, WIDTH), out
+    listed_ptr,  # int32 indices of the samples to look at, or None: all of them
+    n_listed_ptr,  # () int32: how many
     n_samples,
     samples_per_ray,
     first_ray,
@@ -54,6 +53,8 @@ def field_kernel(
     BLOCKS: tl.constexpr,
     N_PLANES: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PIECE: tl.constexpr,
+    LONG_ROWS: tl.constexpr,
     MEAN: tl.constexpr,
     WIDTH: tl.constexpr,
     N_HIDDEN: tl.constexpr,
@@ -66,33 +67,43 @@ def field_kernel(
     ALONG_RAYS: tl.constexpr,
     CUT_EVERY: tl.constexpr,
     HOIST: tl.constexpr,
+    APPROX: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """Raw density and colour of every sample; CUT_EVERY > 0 also writes the cuts."""
-    offs_c = tl.arange(0, BLOCK_C)
     offs_w = tl.arange(0, WIDTH)
     column = tl.arange(0, OUT)
     FIRST: tl.constexpr = BLOCK_C * WIDTH
     SQUARE: tl.constexpr = WIDTH * WIDTH
-    first = matrix_offsets(BLOCK_C, WIDTH)
+    N_PIECES: tl.constexpr = (C + PIECE - 1) // PIECE
+    # SiLU by tanh takes half of z, so that kept weights give that and not z.
+    HALF: tl.constexpr = HOIST and APPROX and ACTIVATION == "silu" and not ONE_LAYER
+    SCALE: tl.constexpr = 0.5 if HALF else 1.0
+    first = matrix_offsets(PIECE, WIDTH)
     square = matrix_offsets(WIDTH, WIDTH)
     narrow = matrix_offsets(WIDTH, OUT)
     hidden_ptr = weights_ptr + BLOCKS * FIRST
     last_ptr = hidden_ptr + N_HIDDEN * SQUARE
     first_weights, hidden_weights = (), ()
     if HOIST:
-        for i in tl.static_range(BLOCKS):
-            first_weights += (tl.load(weights_ptr + i * FIRST + first),)
+        for i in tl.static_range(BLOCKS * N_PIECES):
+            matrix = weights_ptr + i // N_PIECES * FIRST + i % N_PIECES * (PIECE * WIDTH)
+            loaded = tl.load(matrix + first)
+            first_weights += ((loaded * SCALE).to(loaded.dtype),)
         for i in tl.static_range(N_HIDDEN):
-            hidden_weights += (tl.load(hidden_ptr + i * SQUARE + square),)
+            loaded = tl.load(hidden_ptr + i * SQUARE + square)
+            hidden_weights += ((loaded * SCALE).to(loaded.dtype),)
         if not ONE_LAYER:
             last_weight = tl.load(last_ptr + narrow)
 
+    n_wanted = n_samples if listed_ptr is None else tl.load(n_listed_ptr)
     tile = tl.program_id(0)
-    while tile * BLOCK_M < n_samples:
+    while tile * BLOCK_M < n_wanted:
         samples = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-        mask = samples < n_samples
+        mask = samples < n_wanted
+        if listed_ptr is not None:
+            samples = tl.load(listed_ptr + samples, mask=mask, other=0)
         x, y, z, objects = sample_points(
             rays_o_ptr,
             rays_d_ptr,
@@ -105,32 +116,41 @@ def field_kernel(
             radius,
             ALONG_RAYS,
         )
-        h = tl.zeros((BLOCK_M, WIDTH), tl.float32) + tl.load(biases_ptr + offs_w)[None, :]
+        h = tl.zeros((BLOCK_M, WIDTH), tl.float32)
+        bias = (SCALE * tl.load(biases_ptr + offs_w))[None, :]
+        if not MEAN:
+            h += bias
         for i in tl.static_range(BLOCKS):
-            f = plane_features(
-                rows_ptr, table_ptr, objects, x, y, z, offs_c, mask,
-                i, C, N_LEVELS, N_PLANES, AXES, BLOCK_M, BLOCK_C,
+            pieces = block_pieces(
+                rows_ptr, table_ptr, objects, x, y, z,
+                i, C, N_LEVELS, N_PLANES, AXES, PIECE, LONG_ROWS, BLOCK_M, APPROX,
             )  # fmt: skip
-            if MEAN:
-                f *= 1.0 / 3.0
-            w_first = first_weights[i] if HOIST else tl.load(weights_ptr + i * FIRST + first)
-            h += apply_weight(f, w_first, PRECISION)
+            for p in tl.static_range(N_PIECES):
+                if HOIST:
+                    w_first = first_weights[i * N_PIECES + p]
+                else:
+                    w_first = tl.load(weights_ptr + (i * FIRST + p * PIECE * WIDTH) + first)
+                h = apply_weight(pieces[p], w_first, PRECISION, h)
+        if MEAN:
+            h = h * (1.0 / 3.0) + bias
 
         long = samples.to(tl.int64)
         cut_offsets = long[:, None] * WIDTH + offs_w[None, :]
         if CUT_EVERY > 0 and not ONE_LAYER:
-            tl.store(cuts_ptr + cut_offsets, h, mask=mask[:, None])
+            tl.store(cuts_ptr + cut_offsets, h * (1.0 / SCALE), mask=mask[:, None])
         if HOIST:
             for i in tl.static_range(N_HIDDEN):
-                h = apply_weight(activate(h, ACTIVATION), hidden_weights[i], PRECISION)
-                h += tl.load(biases_ptr + (i + 1) * WIDTH + offs_w)[None, :]
+                h = activate(h, ACTIVATION, APPROX, HALF)
+                bias = (SCALE * tl.load(biases_ptr + (i + 1) * WIDTH + offs_w))[None, :]
+                bias += tl.zeros((BLOCK_M, WIDTH), tl.float32)
+                h = apply_weight(h, hidden_weights[i], PRECISION, bias)
                 if CUT_EVERY > 0 and (i + 1) % CUT_EVERY == 0:
                     cut = tl.cast(n_samples, tl.int64) * ((i + 1) // CUT_EVERY * WIDTH)
-                    tl.store(cuts_ptr + cut + cut_offsets, h, mask=mask[:, None])
+                    tl.store(cuts_ptr + cut + cut_offsets, h * (1.0 / SCALE), mask=mask[:, None])
         else:
             for i in range(N_HIDDEN):
                 w_hidden = tl.load(hidden_ptr + i * SQUARE + square)
-                h = apply_weight(activate(h, ACTIVATION), w_hidden, PRECISION)
+                h = apply_weight(activate(h, ACTIVATION, APPROX), w_hidden, PRECISION)
                 h += tl.load(biases_ptr + (i + 1) * WIDTH + offs_w)[None, :]
                 if CUT_EVERY > 0:
                     kept = (i + 1) % CUT_EVERY == 0
@@ -138,10 +158,10 @@ def field_kernel(
                     tl.store(cuts_ptr + cut + cut_offsets, h, mask=mask[:, None] & kept)
         if not ONE_LAYER:
             w_last = last_weight if HOIST else tl.load(last_ptr + narrow)
-            h = apply_weight(activate(h, ACTIVATION), w_last, PRECISION)
+            h = apply_weight(activate(h, ACTIVATION, APPROX, HALF), w_last, PRECISION)
             h += tl.load(biases_ptr + (N_HIDDEN + 1) * WIDTH + column)[None, :]
 
-        colour = sigmoid(h) * (1.0 + 2.0 * rgb_padding) - rgb_padding
+        colour = sigmoid(h, APPROX) * (1.0 + 2.0 * rgb_padding) - rgb_padding
         if DROP_OUTSIDE or GRID:
             empty = is_empty(occupancy_ptr, objects, x, y, z, resolution, mask, DROP_OUTSIDE, GRID)[
                 :, None

@@ -11,13 +11,15 @@ from torch import Tensor
 from ..common.texels import Texels
 from ..settings import RenderSettings
 from .kernel import field_kernel
-from .kernel_backward import first_backward_kernel, group_backward_kernel
+from .kernel_backward import group_backward_kernel
+from .launch_first import differentiate_first
 from .pack import PackedDecoder
 from .tuning import (
     BACKWARD_PROGRAMS,
     FORWARD_PROGRAMS,
+    LONG_ROWS,
     field_constexprs,
-    first_constexprs,
+    field_options,
     group_constexprs,
     groups,
     n_programs,
@@ -34,6 +36,7 @@ class Samples(NamedTuple):
     ts: Tensor | None  # (N, S) fp32
     first_ray: int  # flat index of the first of them
     rays_per_object: int
+    picture_width: int = 0  # rays in a row of the pictures that they are of; 0: no known order
 
     @property
     def per_ray(self) -> int:
@@ -67,8 +70,9 @@ class Records(NamedTuple):
 class Sums(NamedTuple):
     """Gradients that are added up over chunks of samples; None where nobody asks."""
 
-    weights: Tensor | None  # (programs, n_weights) fp32
-    biases: Tensor | None  # (programs, n_biases) fp32
+    weights: Tensor | None  # (programs, n_weights) fp32; 0 for the first layer
+    biases: Tensor | None  # (programs, n_biases) fp32; 0 for the first layer
+    first: Tensor | None  # (3, programs, (BLOCK_C + 1) * WIDTH) fp32: its weight and bias by plane
     rows: Tensor | None  # (T, C) fp32
 
 
@@ -78,6 +82,13 @@ class FieldInputs(NamedTuple):
     texels: Texels
     decoder: PackedDecoder
     occupancy: Tensor | None  # (B, R, R, R) bool
+
+
+class Listed(NamedTuple):
+    """Some of the samples, by their flat indices; how many is known to the device alone."""
+
+    indices: Tensor  # (at least count,) int32
+    count: Tensor  # () int32
 
 
 def evaluate(
@@ -94,14 +105,27 @@ def evaluate(
         size = (len(groups(shape, tuning)), count, shape.width)
         kept = torch.empty(size, dtype=decoder.weights.dtype, device=device)
     records = Records(raw, rgb, kept)
-    if not count:
-        return records
-    tile = tile_options(tuning.field)
-    occupancy = inputs.occupancy
-    with torch.cuda.device_of(raw):
-        field_kernel[
-            (min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, FORWARD_PROGRAMS)),)
-        ](
+    if count:
+        fill_records(records, samples, inputs, settings, precision)
+    return records
+
+
+def fill_records(
+    records: Records,
+    samples: Samples,
+    inputs: FieldInputs,
+    settings: RenderSettings,
+    precision: str,
+    listed: Listed | None = None,
+) -> None:
+    """Write the records of all samples, or of the listed ones alone."""
+    decoder, shape = inputs.decoder, inputs.decoder.shape
+    device, count, occupancy = samples.rays_o.device, samples.count, inputs.occupancy
+    tuning, cuts = tuning_of(device, precision), records.cuts is not None
+    options = field_options(shape, tuning, cuts=cuts, listed=listed is not None)
+    programs = min(triton.cdiv(count, options["BLOCK_M"]), n_programs(device, FORWARD_PROGRAMS))
+    with torch.cuda.device_of(records.raw):
+        field_kernel[(programs,)](
             samples.rays_o,
             samples.rays_d,
             samples.ts,
@@ -110,9 +134,11 @@ def evaluate(
             None if occupancy is None else occupancy.view(torch.uint8),
             decoder.weights,
             decoder.biases,
-            raw,
-            rgb,
-            kept,
+            records.raw,
+            records.rgb,
+            records.cuts,
+            None if listed is None else listed.indices,
+            None if listed is None else listed.count,
             count,
             samples.per_ray,
             samples.first_ray,
@@ -127,13 +153,13 @@ def evaluate(
                 precision,
                 tuning,
                 n_levels=inputs.texels.table.shape[0],
+                long_rows=inputs.texels.rows.shape[0] >= LONG_ROWS,
                 grid=occupancy is not None,
                 along_rays=samples.ts is not None,
-                cuts=kept is not None,
+                cuts=cuts,
             ),
-            **tile,
+            **options,
         )
-    return records
 
 
 def differentiate(
@@ -196,53 +222,16 @@ def differentiate(
                     ),
                     **tile,
                 )
-    scatter = sums.rows is not None and not keep_features
-    if not (weight_grad or need_points or scatter or keep_features):
-        return None, None
-
-    def buffer(wanted: bool, *size: int) -> Tensor | None:
-        return torch.empty(size, dtype=torch.float32, device=device) if wanted else None
-
-    d_points = buffer(need_points, shape.blocks, count, 3)
-    d_features = buffer(keep_features, count, shape.blocks * shape.channels)
-    tile = tile_options(tuning.first)
-    programs = min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, BACKWARD_PROGRAMS))
-    with torch.cuda.device_of(d_raw):
-        first_backward_kernel[(programs, shape.blocks)](
-            samples.rays_o,
-            samples.rays_d,
-            samples.ts,
-            inputs.texels.rows,
-            inputs.texels.table,
-            decoder.weights,
-            grad,
-            records.raw,
-            records.rgb,
-            d_raw,
-            d_rgb,
-            sums.rows,
-            d_features,
-            d_points,
-            d_weights,
-            d_biases,
-            *strides,
-            count,
-            samples.per_ray,
-            samples.first_ray,
-            samples.rays_per_object,
-            float(settings.radius),
-            float(settings.rgb_padding),
-            **first_constexprs(
-                shape,
-                settings,
-                precision,
-                n_levels=inputs.texels.table.shape[0],
-                along_rays=samples.ts is not None,
-                weight_grad=weight_grad,
-                scatter=scatter,
-                keep_features=keep_features,
-                point_grad=need_points,
-            ),
-            **tile,
-        )
-    return None if d_points is None else d_points.sum(0), d_features
+    return differentiate_first(
+        samples,
+        records,
+        grad,
+        d_raw,
+        d_rgb,
+        inputs,
+        settings,
+        precision,
+        sums,
+        need_points=need_points,
+        keep_features=keep_features,
+    )

@@ -27,6 +27,8 @@ from .rays import check_rays
 from .reference import query_points_reference, render_rays_reference
 
 PRECISIONS = ("auto", "bf16", "tf32", "fp32")
+LEAST_ROWS = 16
+"""Rays (B, ..., H, W) with fewer rows H may be single rays of some views as well as a picture."""
 
 
 def check_field(
@@ -81,6 +83,8 @@ def render_rays(
         planes: (B, 3, C, H, W), or a sequence of levels whose features are summed.
         decoder: MLP from a feature to raw density and K colours.
         rays_o, rays_d: (B, ..., 3); directions need not have unit length, t is in units of them.
+            Shape rays of pictures (B, ..., H, W, 3): on a GPU neighbours add to the planes
+            together. Rays in no order are best given as (B, N, 3).
         settings: everything that is not a tensor.
         ts: (B, ..., S) increasing; replaces placement and importance sampling.
         depth_prior: (B, ...) known depth, which turns the depth kernel on; NaN: not on that ray.
@@ -134,7 +138,7 @@ def render_rays(
     if use_triton(
         backend, device, double_unsupported(*levels, rays_o, rays_d, *decoder.parameters)
     ):
-        from .triton_path import render_rays_triton
+        from .operators import render_rays_triton
 
         rendering = render_rays_triton(
             levels,
@@ -149,6 +153,7 @@ def render_rays(
             seed=seed,
             precision=precision,
             deterministic=deterministic,
+            picture_width=shape[-1] if len(shape) > 2 and shape[-2] >= LEAST_ROWS else 0,
         )
         return unflatten(rendering, shape)
     dtype = compute_dtype(levels[0], rays_o, rays_d, ts, *decoder.parameters)
@@ -221,7 +226,7 @@ def query_points(
     shape = points.shape[:-1]
     flat = flatten_rays(points, shape)
     if use_triton(backend, device, double_unsupported(*levels, points, *decoder.parameters)):
-        from .triton_path import query_points_triton
+        from .operators import query_points_triton
 
         sigmas, rgbs = query_points_triton(levels, decoder, flat, settings, precision=precision)
         if not raw:

@@ -25,22 +25,38 @@ class Tuning(NamedTuple):
     first: tuple[int, int]
     kept_bytes: int = 0  # largest packed decoder that stays loaded over a program's tiles
     pair_layers: bool = True  # two layers of up to 64 x 64 per backward group, else one
+    approx: bool = False  # NVIDIA's approximate special functions and packed bf16 interpolation
+    field_registers: int = 0  # most per thread, see `field_options`; 0: any number
+    # Tiles of the windows: rays across and down a picture, or rays in a row, and samples on each.
+    patch: tuple[int, int, int] = (4, 4, 4)
+    line: tuple[int, int, int] = (4, 1, 16)
+    window_warps: int = 0  # none: tap by tap, for windows spill
 
 
+LARGE_TILES: dict[str, Any] = {"patch": (4, 4, 8), "line": (8, 1, 16), "window_warps": 4}
 TUNING = {
-    "hopper": Tuning((128, 8), (64, 8), (64, 8), kept_bytes=112 << 10),
-    "nvidia": Tuning((64, 8), (32, 8), (32, 8), kept_bytes=16 << 10),
-    "amd": Tuning((64, 8), (32, 4), (32, 4)),
-    "fp32": Tuning((32, 8), (32, 8), (32, 8), pair_layers=False),
-    "interpreter": Tuning((32, 1), (32, 1), (32, 1), kept_bytes=112 << 10),
+    "hopper": Tuning(
+        (128, 8), (64, 8), (64, 8), 112 << 10, approx=True, field_registers=128, **LARGE_TILES
+    ),
+    "blackwell": Tuning((128, 8), (64, 8), (64, 8), 112 << 10, approx=True, **LARGE_TILES),
+    "nvidia": Tuning((64, 8), (32, 8), (16, 8), kept_bytes=16 << 10, approx=True),
+    "amd": Tuning((64, 8), (32, 4), (32, 4), window_warps=4),
+    "fp32": Tuning((32, 8), (32, 8), (32, 8), pair_layers=False, window_warps=8),
+    "interpreter": Tuning((32, 1), (32, 1), (64, 1), 112 << 10, **LARGE_TILES),
 }
 """bf16 products by GPU, and tf32 or fp32 products anywhere: the largest tiles that do not spill on
-workloads A and B (bench.static). Hopper multiplies by weights that lie in shared memory, of which
-two programs share a processor's; elsewhere kept weights fill the registers."""
+workloads A and B (bench.static). Hopper and Blackwell multiply by weights that lie in shared
+memory, of which two programs share a processor's; elsewhere kept weights fill the registers."""
 FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 2, 1
 """Programs per processor. The backward kernels fill the registers with one, and every program has
 its own sums of weight gradients (bytes: programs x parameters x 4)."""
+FIRST_PROGRAMS = 2
+"""Programs per processor of the first layer's backward pass, a third of them for each plane."""
 INTERPRETED_PROGRAMS = 2
+FIRST_BF16 = 8
+"""NVIDIA's generation from which there is arithmetic in bf16."""
+LONG_ROWS = 1 << 31
+"""Texels that 32 bits do not number any more."""
 
 
 @functools.cache
@@ -49,6 +65,11 @@ def n_programs(device: torch.device, per_processor: int) -> int:
     if interpreting():
         return INTERPRETED_PROGRAMS
     return per_processor * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def first_programs(device: torch.device) -> int:
+    """Programs per plane of the first layer's backward kernels."""
+    return -(-n_programs(device, FIRST_PROGRAMS) // 3)
 
 
 @functools.cache
@@ -60,8 +81,9 @@ def tuning_of(device: torch.device, precision: str) -> Tuning:
         return TUNING["fp32"]
     if torch.version.hip is not None:
         return TUNING["amd"]
-    datacentre = torch.cuda.get_device_capability(device)[0] in (9, 10)
-    return TUNING["hopper" if datacentre else "nvidia"]
+    generation = torch.cuda.get_device_capability(device)[0]
+    chosen = TUNING[{9: "hopper", 10: "blackwell"}.get(generation, "nvidia")]
+    return chosen._replace(approx=chosen.approx and generation >= FIRST_BF16)
 
 
 def tile_options(tile: tuple[int, int]) -> dict[str, Any]:
@@ -73,6 +95,32 @@ def keeps_weights(shape: DecoderShape, precision: str, tuning: Tuning) -> bool:
     """Whether `field_kernel` loads the weights once per program instead of once per tile."""
     itemsize = 2 if precision == "bf16" else 4
     return shape.n_weights * itemsize <= tuning.kept_bytes
+
+
+def piece_of(channels: int) -> int:
+    """Channels that `field_kernel` takes at a time, without padding if that can be.
+
+    The most that can be, for 64 of them are a whole line of the cache.
+    """
+    return next((piece for piece in (64, 32) if channels % piece == 0), 16)
+
+
+def field_options(
+    shape: DecoderShape, tuning: Tuning, *, cuts: bool, listed: bool = False
+) -> dict[str, Any]:
+    """Tile size and launch options of `field_kernel`.
+
+    Registers are limited for the sake of a second program on a processor. Layers and planes of up
+    to 64 need no more of them, unless cuts are written, texels are not read 16 bytes at a time, or
+    samples are listed and 64 channels of them looked at together.
+    """
+    narrow = max(shape.width, shape.block_c) <= 64 and shape.channels % 8 == 0
+    roomy = not cuts and not (listed and piece_of(shape.channels) == 64)
+    limited = tuning.field_registers > 0 and narrow and roomy
+    return {
+        **tile_options(tuning.field),
+        **({"maxnreg": tuning.field_registers} if limited else {}),
+    }
 
 
 def cut_every(shape: DecoderShape, tuning: Tuning) -> int:
@@ -93,9 +141,10 @@ def groups(shape: DecoderShape, tuning: Tuning) -> list[tuple[int, int]]:
     return [(start, min(start + step, shape.n_hidden)) for start in starts]
 
 
-def shared_constexprs(shape: DecoderShape, precision: str) -> dict[str, Any]:
+def shared_constexprs(shape: DecoderShape, precision: str, tuning: Tuning) -> dict[str, Any]:
     """Compile-time arguments of all three kernels."""
     return {
+        "APPROX": tuning.approx,
         "WIDTH": shape.width,
         "N_OUT": shape.widths[-1],
         "PRECISION": "ieee" if precision == "fp32" else "tf32",
@@ -125,14 +174,17 @@ def field_constexprs(
     tuning: Tuning,
     *,
     n_levels: int,
+    long_rows: bool,
     grid: bool,
     along_rays: bool,
     cuts: bool,
 ) -> dict[str, Any]:
     """Compile-time arguments of `field_kernel` but for the tile."""
     return {
-        **shared_constexprs(shape, precision),
+        **shared_constexprs(shape, precision, tuning),
         **lookup_constexprs(shape, settings, n_levels),
+        "PIECE": piece_of(shape.channels),
+        "LONG_ROWS": long_rows,
         "N_HIDDEN": shape.n_hidden,
         "ONE_LAYER": shape.n_layers == 1,
         "OUT": shape.out,
@@ -157,7 +209,7 @@ def group_constexprs(
     """Compile-time arguments of `group_backward_kernel` but for the tile."""
     start, end = group
     return {
-        **shared_constexprs(shape, precision),
+        **shared_constexprs(shape, precision, tuning),
         "N_SQUARE": end - start,
         "LAST": end - start < cut_every(shape, tuning),
         "OUT": shape.out,
@@ -170,22 +222,19 @@ def first_constexprs(
     shape: DecoderShape,
     settings: RenderSettings,
     precision: str,
+    tuning: Tuning,
     *,
     n_levels: int,
-    along_rays: bool,
-    weight_grad: bool,
-    scatter: bool,
-    keep_features: bool,
-    point_grad: bool,
+    patch: tuple[int, int, int],
 ) -> dict[str, Any]:
-    """Compile-time arguments of `first_backward_kernel` but for the tile."""
-    return {
-        **shared_constexprs(shape, precision),
+    """Compile-time arguments of both kernels of the first layer's backward pass."""
+    shared = {
+        **shared_constexprs(shape, precision, tuning),
         **lookup_constexprs(shape, settings, n_levels),
         "ONE_LAYER": shape.n_layers == 1,
-        "ALONG_RAYS": along_rays,
-        "WEIGHT_GRAD": weight_grad,
-        "SCATTER": scatter,
-        "KEEP_FEATURES": keep_features,
-        "POINT_GRAD": point_grad,
+        "PATCH_W": patch[0],
+        "PATCH_H": patch[1],
+        "DEPTH": patch[2],
     }
+    # No activation is computed there, and a program serves one plane.
+    return {name: value for name, value in shared.items() if name not in ("APPROX", "N_PLANES")}

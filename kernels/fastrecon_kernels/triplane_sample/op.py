@@ -1,6 +1,6 @@
 """`sample_triplane`: checks and the choice of backend.
 
-The kernels are those of `common/lookup_kernel.py`, which serve `sample_multires` as well.
+The operator is that of `common/lookup_operator.py`, which serves `sample_multires` as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sample_triplane(
     check_axes(axes)
     check_choice("reduction", reduction, REDUCTIONS)
     if use_triton(backend, device, double_unsupported(planes, points)):
-        from ..common.lookup_kernel import sample_levels_triton
+        from ..common.lookup_operator import sample_levels_triton
 
         return sample_levels_triton((planes,), points, axes, reduction)
     return sample_triplane_reference(planes, points, axes, reduction)

@@ -1,0 +1,193 @@
+"""Backward of the first layer and of the lookup, tile by tile through small windows of texels.
+
+Neighbouring samples share texels. A tile takes PATCH_W x PATCH_H neighbouring rays and DEPTH
+consecutive samples on each; on a plane they fall into few windows of 8 x 8 texels. With the
+bilinear weights A (64, M) of a window's texels F (64, C), the gradient D (M, WIDTH) of z_0 and
+the first layer's weight W_0 (C, WIDTH),
+
+    E = A D    dF = E W_0^T    dW_0 += F^T E
+
+are products on tensor cores, and a texel gets one addition per tile instead of one per tap. What
+no window gathers (points that lie alone) and windows with a gradient that is not finite, which a
+product would spread over all their texels, are left to `first_backward_kernel`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..common.device import plane_coords, texel_weights
+from ..common.device_backward import (
+    NO_KEY,
+    SIDE,
+    bilinear_matrix,
+    hat_weights,
+    next_window,
+    window_order,
+    window_texels,
+)
+from .device import matrix_offsets
+from .device_backward import output_gradient, patch_samples, ray_points
+
+MISSES = tl.constexpr(4)
+"""Windows with too few samples after which a tile is left alone."""
+
+
+@triton.jit(
+    do_not_specialize=[
+        "n_rays",
+        "samples_per_ray",
+        "first_ray",
+        "rays_per_object",
+        "columns",
+        "lead",
+        "max_listed",
+    ]
+)
+def window_backward_kernel(
+    rays_o_ptr,
+    rays_d_ptr,
+    ts_ptr,
+    rows_ptr,
+    table_ptr,
+    weights_ptr,
+    grad_ptr,  # (M, WIDTH): gradient of z_0
+    raw_ptr,  # records and their gradients, for a decoder of one layer
+    rgb_ptr,
+    d_raw_ptr,
+    d_rgb_ptr,
+    d_rows_ptr,  # (T, C) fp32, added to
+    sums_ptr,  # (3, programs, (BLOCK_C + 1) * WIDTH) fp32: gradients of W_0 and bias, added to
+    rest_ptr,  # (3, tiles, BLOCK_M) int32, out for listed tiles: a bit per level
+    list_ptr,  # (3, programs, max_listed) int32, out: tiles with a rest
+    listed_ptr,  # (3, programs) int32, out: how many
+    n_rays,
+    samples_per_ray,
+    first_ray,
+    rays_per_object,
+    columns,
+    lead,
+    max_listed,
+    radius,
+    rgb_padding,
+    C: tl.constexpr,
+    N_LEVELS: tl.constexpr,
+    AXES: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    MEAN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ONE_LAYER: tl.constexpr,
+    N_OUT: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    SCATTER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """A program serves one plane; the grid is (programs, 3)."""
+    BLOCK_M: tl.constexpr = PATCH_W * PATCH_H * DEPTH
+    slots = tl.arange(0, BLOCK_M)
+    offs_c = tl.arange(0, BLOCK_C)
+    offs_w = tl.arange(0, WIDTH)
+    matrix = matrix_offsets(BLOCK_C, WIDTH)
+    plane = tl.program_id(1)
+    scale = 1.0 / 3.0 if MEAN else 1.0
+    inverse = 1.0 / radius
+    row = tl.cast(plane * tl.num_programs(0) + tl.program_id(0), tl.int64)
+    list_ptr += row * max_listed
+    if BLOCKS == 3:
+        weights_ptr += plane * (BLOCK_C * WIDTH)
+    w = tl.load(weights_ptr + matrix)
+    if WEIGHT_GRAD:
+        sums_ptr += row * ((BLOCK_C + 1) * WIDTH)
+        sum_w = tl.load(sums_ptr + matrix)
+        sum_b = tl.load(sums_ptr + BLOCK_C * WIDTH + offs_w)
+    across = tl.cdiv(columns, PATCH_W)
+    deep = tl.cdiv(samples_per_ray, DEPTH)
+    n_tiles = deep * across * tl.cdiv(lead + n_rays, columns * PATCH_H)
+    rest_ptr += plane * tl.cast(n_tiles, tl.int64) * BLOCK_M
+
+    listed = 0
+    tile = tl.program_id(0)
+    while tile < n_tiles:
+        rays, samples, mask = patch_samples(
+            tile, slots, n_rays, samples_per_ray, columns, lead, across, deep,
+            PATCH_W, PATCH_H, DEPTH,
+        )  # fmt: skip
+        x, y, z = ray_points(rays_o_ptr, rays_d_ptr, ts_ptr, rays, samples, mask, True)
+        x, y, z = x * inverse, y * inverse, z * inverse
+        objects = (first_ray + rays) // rays_per_object
+        first_object = tl.min(tl.where(mask, objects, NO_KEY), 0)
+        if ONE_LAYER:
+            d = output_gradient(
+                raw_ptr, rgb_ptr, d_raw_ptr, d_rgb_ptr, samples, mask, rgb_padding, N_OUT, WIDTH
+            ).to(w.dtype)
+        else:
+            offsets = samples[:, None] * WIDTH + offs_w[None, :]
+            d = tl.load(grad_ptr + offsets, mask=mask[:, None], other=0.0)
+        if WEIGHT_GRAD:  # noqa: SIM102 (one is compiled away, the other is not)
+            if plane == 0:
+                sum_b += tl.sum(d.to(tl.float32), 0)
+        rest = tl.zeros((BLOCK_M,), tl.int32)
+        u, v = plane_coords(x, y, z, plane, AXES)
+        for level in range(N_LEVELS):
+            H = tl.load(table_ptr + level * 3).to(tl.int32)
+            W = tl.load(table_ptr + level * 3 + 1).to(tl.int32)
+            start = tl.load(table_ptr + level * 3 + 2)
+            column, line, fx, fy = texel_weights(H, W, u, v)
+            left = mask & (column >= -1) & (column < W) & (line >= -1) & (line < H)
+            keys = window_order(column, objects, first_object, W)
+            key, top, covered = next_window(keys, line, left)
+            misses = 0
+            while (key < NO_KEY) & (misses < MISSES):
+                finite = tl.sum(covered.to(tl.int32), 0) * 16 >= BLOCK_M
+                misses += tl.where(finite, 0, 1)
+                if finite:
+                    pitch = W + 4 + SIDE
+                    first = key % pitch - 2
+                    obj = (first_object + key // pitch).to(tl.int64)
+                    texels, base, there = window_texels(
+                        start + (obj * 3 + plane) * H * W, H, W, first, top
+                    )
+                    weight_x = hat_weights(tl.where(covered, column - first, -2), fx)
+                    weight_y = hat_weights(line - top, fy)
+                    a = bilinear_matrix(weight_x, weight_y).to(w.dtype)
+                    e = tl.dot(a, d, input_precision=PRECISION)
+                    size = tl.sum(tl.abs(e), 1)
+                    small = (size < float("inf")).to(tl.int32)  # false for NaN
+                    # Reduced in the layout of a product's rows it does not compile for sm_100.
+                    finite = tl.min(tl.reshape(small, small.shape, can_reorder=True), 0) == 1
+                    if finite:
+                        summed = (e * scale if MEAN else e).to(w.dtype)
+                        first_texel = base * C
+                        near = (texels * C)[:, None] + offs_c[None, :]
+                        touched = there & (size > 0.0)
+                        inside = touched[:, None] & (offs_c < C)[None, :]
+                        if WEIGHT_GRAD:
+                            # Texels that no sample touches may hold anything.
+                            f = tl.load(rows_ptr + first_texel + near, mask=inside, other=0.0)
+                            f = tl.trans(f.to(w.dtype))
+                            sum_w += tl.dot(f, summed, input_precision=PRECISION)
+                        if SCATTER:
+                            d_f = tl.dot(summed, tl.trans(w), input_precision=PRECISION)
+                            tl.atomic_add(
+                                d_rows_ptr + first_texel + near, d_f, mask=inside, sem="relaxed"
+                            )
+                if finite == 0:
+                    rest |= tl.where(covered, 1 << level, 0)
+                left = left & (covered == 0)
+                key, top, covered = next_window(keys, line, left)
+            rest |= tl.where(left, 1 << level, 0)
+        if tl.max(rest, 0) != 0:
+            tl.store(rest_ptr + tl.cast(tile, tl.int64) * BLOCK_M + slots, rest)
+            tl.store(list_ptr + listed, tile)
+            listed += 1
+        tile += tl.num_programs(0)
+
+    tl.store(listed_ptr + row, listed)
+    if WEIGHT_GRAD:
+        tl.store(sums_ptr + matrix, sum_w)
+        tl.store(sums_ptr + BLOCK_C * WIDTH + offs_w, sum_b)
