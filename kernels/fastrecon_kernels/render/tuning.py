@@ -38,7 +38,7 @@ TUNING = {
     "hopper": Tuning(
         (128, 8), (64, 8), (64, 8), 112 << 10, approx=True, field_registers=128, **LARGE_TILES
     ),
-    "blackwell": Tuning((128, 8), (64, 8), (64, 8), 112 << 10, approx=True, **LARGE_TILES),
+    "blackwell": Tuning((128, 8), (64, 8), (32, 8), 112 << 10, approx=True, **LARGE_TILES),
     "nvidia": Tuning((64, 8), (32, 8), (16, 8), kept_bytes=16 << 10, approx=True),
     "amd": Tuning((64, 8), (32, 4), (32, 4), window_warps=4),
     "fp32": Tuning((32, 8), (32, 8), (32, 8), pair_layers=False, window_warps=8),
