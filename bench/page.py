@@ -19,7 +19,8 @@ HEADER = (
 
 def page_table(result: dict[str, Any], operator: str = "render_rays") -> str:
     """Markdown of the rows of one operator, failures included, and the conditions beneath."""
-    lines, last = list(HEADER), ""
+    lines: list[str] = list(HEADER)
+    last = ""
     for row in result["rows"]:
         ours = row["renderer"].startswith("ours")
         if row["case"].split()[0] != operator or not (ours or row["renderer"] in SHOWN):

@@ -67,7 +67,7 @@ class Supervised:
         """
         planes = encode(model, batch.images, batch.cameras, bf16=self.bf16)
         settings, batch = self._on_background(batch, step)
-        # Neighbours in a picture add to the planes together on a GPU; single rays have no neighbours.
+        # On a GPU neighbours in a picture add to the planes together; single rays have none.
         batch_size, views, rays = batch.rays_o.shape[:3]
         side = batch.picture_size
         shape = (batch_size, views, side, side) if side else (batch_size, views * rays)

@@ -31,7 +31,9 @@ def scene(device: torch.device) -> tuple[Tensor, Decoder, Tensor, Tensor]:
     """Planes of two objects, a decoder, and rays."""
     planes, decoder = make_field()
     rays_o, rays_d = make_rays(2, RAYS)
-    moved = Decoder(*([x.to(device) for x in xs] for xs in (decoder.weights, decoder.biases)))
+    weights = [weight.to(device) for weight in decoder.weights]
+    biases = [None if bias is None else bias.to(device) for bias in decoder.biases]
+    moved = Decoder(weights, biases)
     return planes.to(device), moved, rays_o.to(device), rays_d.to(device)
 
 

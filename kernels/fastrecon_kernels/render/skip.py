@@ -7,6 +7,7 @@ all samples; early stop goes from front to back in segments, each ray as long as
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -59,6 +60,15 @@ def seen_records(
     counts = torch.zeros(len(starts), 4, dtype=torch.int32, device=device)
     optical = torch.zeros(n_rays if stop else 1, dtype=torch.float32, device=device)
     occupancy = inputs.occupancy
+    constexprs: dict[str, Any] = {
+        "STOP": stop,
+        "ACTIVATION": settings.density_activation,
+        "MIDPOINT": settings.quadrature == "midpoint",
+        "DROP_OUTSIDE": settings.outside == "empty",
+        "GRID": occupancy is not None,
+        "BLOCK_R": BLOCK_R,
+        "SEGMENT": SEGMENT,
+    }
     for count, start in zip(counts, starts, strict=True):
         with torch.cuda.device_of(raw):
             select_kernel[(triton.cdiv(n_rays, BLOCK_R), segments)](
@@ -82,13 +92,7 @@ def seen_records(
                 float(settings.density_shift),
                 float(settings.density_scale),
                 -math.log(settings.early_stop * STOP_MARGIN) if stop else math.inf,
-                STOP=stop,
-                ACTIVATION=settings.density_activation,
-                MIDPOINT=settings.quadrature == "midpoint",
-                DROP_OUTSIDE=settings.outside == "empty",
-                GRID=occupancy is not None,
-                BLOCK_R=BLOCK_R,
-                SEGMENT=SEGMENT,
+                **constexprs,
             )
         fill_records(records, samples, inputs, settings, precision, Listed(indices, count))
     return records
