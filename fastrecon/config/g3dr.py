@@ -91,6 +91,8 @@ class RGBDDataConfig:
     """Probability of a mirrored picture."""
     max_parts: int = 5
     """Of the procedural scenes' objects."""
+    scenes: int = 0
+    """Different procedural scenes, kept and shown again; if 0, never the same one twice."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def check_g3dr_config(cfg: G3DRConfig) -> None:
         faults.append(f"data.flip must lie in [0, 1], got {data.flip}")
     if data.max_parts < 1:
         faults.append(f"data.max_parts must be at least 1, got {data.max_parts}")
+    if data.scenes < 0:
+        faults.append(f"data.scenes must be at least 0, got {data.scenes}")
     near, far = camera.depth_range
     if not 0 <= near < far:
         faults.append(f"model.camera.depth_range must be 0 <= near < far, got {camera.depth_range}")

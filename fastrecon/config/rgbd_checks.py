@@ -57,6 +57,8 @@ def _data_faults(data: RGBDDataConfig) -> list[str]:
         faults.append(f"data.flip must lie in [0, 1], got {data.flip}")
     if data.max_parts < 1:
         faults.append(f"data.max_parts must be at least 1, got {data.max_parts}")
+    if data.scenes < 0:
+        faults.append(f"data.scenes must be at least 0, got {data.scenes}")
     return faults
 
 

@@ -52,6 +52,7 @@ def rgbd_autoencoder_tiny() -> RGBDAutoencoderConfig:
     return replace(
         start,
         model=AutoencoderConfig.tiny(),
+        data=replace(start.data, scenes=1024),
         loss=AutoencoderLossConfig(adversarial_from=800),
         networks=NetworksConfig(perceptual="ssim"),
         optim=replace(start.optim, steps=1000, batch_size=16, lr=1e-3, warmup=50, precision="fp32"),
@@ -95,6 +96,7 @@ def rgbd_diffusion_tiny() -> RGBDDiffusionConfig:
     return replace(
         start,
         model=DiffusionConfig.tiny(),
+        data=replace(start.data, scenes=2048),
         autoencoder="runs/rgbd_autoencoder_tiny/model",
         optim=replace(
             start.optim,
