@@ -266,7 +266,7 @@ def page(arguments: Sequence[str]) -> int:
             result = read_result(options.result)
             table = page_table(result, options.operator)
             put_into_page(options.page, result["conditions"]["device"], table)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error)
         return 2
     print(f"written to {options.page}")

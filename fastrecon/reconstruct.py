@@ -37,7 +37,7 @@ class Options:
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Picture files."""
-    out: Path = Path("out")
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """Folder to write to."""
     weights: str = ""
     """Checkpoint folder, file or hub id (ours, TripoSR's, Real3D's); the shipped model if empty."""

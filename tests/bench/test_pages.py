@@ -48,6 +48,8 @@ def test_a_table_is_put_between_its_lines(
     assert cli.main(["page", str(source), str(target)]) == 2
     assert "<!-- bench cuda: end -->" in capsys.readouterr().out
     assert target.read_text() == "no place"
+    assert cli.main(["page", str(tmp_path / "none.json"), str(target)]) == 2
+    assert "none.json" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no rows of query_points"):
         page.page_table(result(*rows), "query_points")
 
