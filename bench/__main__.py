@@ -40,7 +40,7 @@ from bench.report import (
     result_name,
     write_result,
 )
-from bench.roofline import plot_roofline
+from bench.roofline import plot_roofline, timed_workloads
 from bench.runner import run_apart, run_here
 from bench.static_baseline import PATH as STATIC_BASELINE
 
@@ -198,7 +198,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         print(f"drawn in {plot_result({**result, 'rows': rows}, path)}")
     if swept:
         print(f"drawn in {plot_sweep(result, path.with_name(f'{path.stem}-sweep.png'))}")
-    if "peaks" in result and any(row["case"].startswith("render_rays") for row in timed):
+    if "peaks" in result and timed_workloads(result):
         print(f"drawn in {plot_roofline(result, path.with_name(f'{path.stem}-roofline.png'))}")
 
 
