@@ -39,7 +39,8 @@ def plot_sweep(result: dict[str, Any], path: Path) -> Path:
             panel.minorticks_off()
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].legend(fontsize=7)
+            panel.set_visible(bool(panel.lines))
+    panels[0][0].legend(fontsize=7, handlelength=4)
     figure.supxlabel(
         f"Workload A, {rows_of(result)}; medians. {result['date']}\n"
         f"{format_conditions(result['conditions'])}",
