@@ -155,10 +155,9 @@ def render_cases(
     """bf16 kernels of one decoder: inference, training, each kind of layer group, first layer."""
     from fastrecon_kernels.render import tuning as choices
     from fastrecon_kernels.render.kernel import field_kernel
-    from fastrecon_kernels.render.kernel_backward import (
-        first_backward_kernel,
-        group_backward_kernel,
-    )
+    from fastrecon_kernels.render.kernel_backward import group_backward_kernel
+    from fastrecon_kernels.render.kernel_fold import fold_backward_kernel
+    from fastrecon_kernels.render.kernel_taps import point_backward_kernel, tap_backward_kernel
     from fastrecon_kernels.render.kernel_windows import window_backward_kernel
     from fastrecon_kernels.render.pack import DecoderShape
 
@@ -201,28 +200,31 @@ def render_cases(
         options = choices.tile_options(tuning.group)
         cases.append(case(what, group_backward_kernel, options, constexprs))
     patch = tuning.patch
-    first = choices.first_constexprs(
-        shape, settings, "bf16", tuning, n_levels=n_levels, patch=patch
-    )
-    sums = {"WEIGHT_GRAD": True, "SCATTER": True}
-    taps = {**first, "ALONG_RAYS": True, "KEEP_FEATURES": False, "POINT_GRAD": False}
+    first = choices.first_constexprs(shape, settings, n_levels, patch, bias_grad=True, exact=False)
     rest = ("rest_ptr", "list_ptr", "listed_ptr")
-    options = choices.tile_options(tuning.first)
+    taps = {**first, "ALONG_RAYS": True}
+    unused = ("unit_ptr",)
+    options = choices.tile_options(tuning.taps)
     if tuning.window_warps:
-        tile = (patch[0] * patch[1] * patch[2], tuning.window_warps)
-        window = choices.tile_options(tile)
-        constexprs = {**first, **sums}
-        cases.append(case("backward, first layer", window_backward_kernel, window, constexprs))
-        what, constexprs = "backward, first layer, rest", {**taps, **sums, "LISTED": True}
-        unused = ("d_features_ptr", "d_points_ptr")
-        cases.append(case(what, first_backward_kernel, options, constexprs, *unused))
-    what = "backward, first layer and rays, taps"
-    constexprs = {**taps, **sums, "LISTED": False, "POINT_GRAD": True}
-    unused = ("d_features_ptr", *rest)
-    cases.append(case(what, first_backward_kernel, options, constexprs, *unused))
-    constexprs |= dict.fromkeys(sums, False)
-    unused += ("d_rows_ptr", "sums_ptr")
-    cases.append(case("backward, rays", first_backward_kernel, options, constexprs, *unused))
+        window = choices.tile_options((patch[0] * patch[1] * patch[2], tuning.window_warps))
+        constexprs = {**first, "PRECISION": "tf32"}
+        cases.append(case("backward, windows", window_backward_kernel, window, constexprs, *unused))
+        exact = {**constexprs, "EXACT": True}
+        cases.append(case("backward, windows, exact", window_backward_kernel, window, exact))
+        constexprs = {**taps, "LISTED": True}
+        cases.append(case("backward, rest", tap_backward_kernel, options, constexprs, *unused))
+    constexprs = {**taps, "LISTED": False}
+    cases.append(case("backward, taps", tap_backward_kernel, options, constexprs, *unused, *rest))
+    constexprs = choices.point_constexprs(
+        shape, settings, "bf16", tuning, n_levels=n_levels, along_rays=True
+    )
+    options = choices.tile_options(tuning.points)
+    cases.append(case("backward, rays", point_backward_kernel, options, constexprs))
+    constexprs = choices.fold_constexprs(
+        shape, settings, "bf16", n_levels=n_levels, planes=True, weights=True
+    )
+    options = choices.tile_options(tuning.fold)
+    cases.append(case("backward, texels", fold_backward_kernel, options, constexprs))
     return cases
 
 
@@ -252,8 +254,10 @@ def render_case(
     constants = {**constexprs, **dict.fromkeys(absent)}
     if "BLOCK_M" in kernel.arg_names:
         constants["BLOCK_M"] = block_m
-    # The first layer's backward kernels see a sample once for each plane.
-    samples = block_m / 3 if "SCATTER" in constexprs else block_m
+    # The first layer's backward kernels see a sample once for each plane, one of them none at all.
+    by_plane = {"d_bias_ptr", "d_points_ptr"}.intersection(kernel.arg_names)
+    samples = 0.0 if "d_folded_ptr" in kernel.arg_names and not by_plane else block_m
+    samples = block_m / 3 if by_plane else samples
     rest = {k: v for k, v in options.items() if k not in ("BLOCK_M", "num_warps", "num_stages")}
     return StaticCase(
         name,

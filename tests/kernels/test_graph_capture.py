@@ -134,11 +134,14 @@ def test_tensors_of_another_device_than_the_current_one(name: str) -> None:
 def test_any_number_of_rays_runs_the_same_binaries(device: torch.device) -> None:
     """Ray counts that are 1, odd or divisible by 16 share what Triton compiled."""
     from fastrecon_kernels.composite import kernel as composite_kernel
-    from fastrecon_kernels.render import kernel, kernel_backward
+    from fastrecon_kernels.render import kernel, kernel_backward, kernel_fold, kernel_taps
+    from fastrecon_kernels.render import kernel_windows as windows
 
     kernels = [
-        *(kernel.field_kernel, kernel_backward.first_backward_kernel),
-        *(kernel_backward.group_backward_kernel, composite_kernel.composite_forward_kernel),
+        *(kernel.field_kernel, kernel_backward.group_backward_kernel),
+        *(windows.window_backward_kernel, kernel_taps.tap_backward_kernel),
+        *(kernel_taps.point_backward_kernel, kernel_fold.fold_backward_kernel),
+        composite_kernel.composite_forward_kernel,
         composite_kernel.composite_backward_kernel,
     ]
 

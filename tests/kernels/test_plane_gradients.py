@@ -34,7 +34,7 @@ class Spy:
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def launch(*arguments: Any, **options: Any) -> None:
             self.kernel[grid](*arguments, **options)
-            rest, tiles, listed = arguments[13:16]
+            rest, tiles, listed = arguments[12:15]
             self.calls += 1
             self.tiles = 3 * rest.shape[1]
             for plane, program in itertools.product(range(3), range(listed.shape[1])):
@@ -97,6 +97,7 @@ def compare(
     decoder: Decoder,
     reduction: str,
     spoil: int | None = None,
+    exact: bool = False,
 ) -> dict[str, Tensor]:
     """Both gradients agree; that of sample ``spoil`` is NaN. Returns the kernels'."""
     settings = RenderSettings(reduction=reduction)  # type: ignore[arg-type]
@@ -105,7 +106,7 @@ def compare(
     d_rgb = torch.randn(samples.count, 3, generator=g).to(samples.rays_o.device)
     if spoil is not None:
         d_raw[spoil] = torch.nan
-    plan = FieldPlan(settings, "tf32", False, planes=True, decoder=True, positions=True)
+    plan = FieldPlan(settings, "tf32", exact, planes=True, decoder=True, positions=True)
     with torch.no_grad():
         field = FusedField(plan, levels, decoder, None)
         records = field.records(samples, cuts=True)
@@ -179,14 +180,17 @@ def test_a_picture_with_lone_rays(device: torch.device, spy: Spy) -> None:
     assert 0 < spy.samples < 0.5 * 3 * samples.count
 
 
-def test_three_objects_in_a_tile(device: torch.device, spy: Spy) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_three_objects_in_a_tile(device: torch.device, spy: Spy, exact: bool) -> None:
     """Objects of four rays: a window serves one, whatever the others have there."""
     samples = make_samples(device, picture_rays(3, 4, 0.06), 4)
-    compare(samples, make_levels(device, (12,), 3), make_decoder(device, "concat", (16,)), "concat")
+    levels, decoder = make_levels(device, (12, 6), 3), make_decoder(device, "sum", (16,))
+    compare(samples, levels, decoder, "sum", exact=exact)
     assert spy.samples < 3 * samples.count
 
 
-def test_chunks_of_a_picture_begin_anywhere(device: torch.device, spy: Spy) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_chunks_of_a_picture_begin_anywhere(device: torch.device, exact: bool) -> None:
     """Two chunks of a picture four rays wide add up to the whole."""
     rays_o, rays_d = picture_rays(5, 4, 0.06)
     whole = make_samples(device, (rays_o, rays_d), 20, picture_width=4)
@@ -195,7 +199,7 @@ def test_chunks_of_a_picture_begin_anywhere(device: torch.device, spy: Spy) -> N
     g = torch.Generator().manual_seed(5)
     d_raw = torch.randn(whole.count, generator=g).to(device)
     d_rgb = torch.randn(whole.count, 3, generator=g).to(device)
-    plan = FieldPlan(settings, "tf32", False, planes=True, decoder=True, positions=True)
+    plan = FieldPlan(settings, "tf32", exact, planes=True, decoder=True, positions=True)
     field = FusedField(plan, levels, decoder, None)
     with torch.no_grad():
         for first, last in ((0, 7), (7, 20)):

@@ -42,32 +42,13 @@ def point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexp
 
 
 @triton.jit
-def differentiate_taps(
-    rows_ptr,
-    d_rows_ptr,
-    first_row,
-    H,
-    W,
-    u,
-    v,
-    grad,
-    offs_c,
-    row_mask,
-    feature,
-    d_u,
-    d_v,
-    C: tl.constexpr,
-    FEATURE: tl.constexpr,
-    SCATTER: tl.constexpr,
-    POINTS: tl.constexpr,
-):
-    """`gather_plane`, `scatter_plane` and `point_gradient` in one pass over the four texels.
-
-    Adds to ``feature`` (M, BLOCK_C), to texel gradients and to d_u, d_v (M,), each if asked for.
-    """
+def quad_point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
+    """`point_gradient`, texel by texel, so that few of them are held at a time."""
     x, y, fx, fy = texel_weights(H, W, u, v)
     # One offset per sample; the other texels lie at the same distance from it for all.
     first = (first_row + (y * W + x)) * C
+    d_u = tl.zeros_like(u)
+    d_v = tl.zeros_like(v)
     for corner in tl.static_range(4):
         dx = corner % 2
         dy = corner // 2
@@ -76,18 +57,11 @@ def differentiate_taps(
         offsets = first[:, None] + ((dy * W + dx) * C + offs_c)[None, :]
         along_x = fx if dx else 1.0 - fx
         along_y = fy if dy else 1.0 - fy
-        weight = along_x * along_y
-        if FEATURE or POINTS:
-            texel = tl.load(rows_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-            if FEATURE:
-                feature += texel * weight[:, None]
-            if POINTS:
-                product = tl.sum(texel * grad, 1)
-                d_u += (along_y if dx else -along_y) * product * (W.to(tl.float32) * 0.5)
-                d_v += (along_x if dy else -along_x) * product * (H.to(tl.float32) * 0.5)
-        if SCATTER:
-            tl.atomic_add(d_rows_ptr + offsets, grad * weight[:, None], mask=mask, sem="relaxed")
-    return feature, d_u, d_v
+        texel = tl.load(rows_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        product = tl.sum(texel * grad, 1)
+        d_u += (along_y if dx else -along_y) * product
+        d_v += (along_x if dy else -along_x) * product
+    return d_u * (W.to(tl.float32) * 0.5), d_v * (H.to(tl.float32) * 0.5)
 
 
 @triton.jit

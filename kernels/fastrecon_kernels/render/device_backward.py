@@ -73,6 +73,49 @@ def output_gradient(
 
 
 @triton.jit
+def z_gradient(
+    grad_ptr,
+    raw_ptr,
+    rgb_ptr,
+    d_raw_ptr,
+    d_rgb_ptr,
+    samples,
+    mask,
+    rgb_padding,
+    ONE_LAYER: tl.constexpr,
+    N_OUT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MASKED: tl.constexpr = True,
+):
+    """Gradient (M, WIDTH) of z_0: as the layers' backward kernels left it, or of the only layer.
+
+    Without MASKED, samples that are masked must exist, and their gradients are those of others.
+    """
+    if ONE_LAYER:
+        return output_gradient(
+            raw_ptr, rgb_ptr, d_raw_ptr, d_rgb_ptr, samples, mask, rgb_padding, N_OUT, WIDTH
+        )
+    else:
+        offsets = samples.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        if MASKED:
+            return tl.load(grad_ptr + offsets, mask=mask[:, None], other=0.0)
+        else:
+            return tl.load(grad_ptr + offsets)
+
+
+@triton.jit
+def add_to_texels(ptr, value, unit, mask, EXACT: tl.constexpr):
+    """Add fp32 values to sums in memory; with EXACT in whole numbers of 1 / unit.
+
+    Whole numbers have the same sum in any order.
+    """
+    if EXACT:
+        tl.atomic_add(ptr, (value * unit).to(tl.int64), mask=mask, sem="relaxed")
+    else:
+        tl.atomic_add(ptr, value, mask=mask, sem="relaxed")
+
+
+@triton.jit
 def patch_samples(
     tile,
     slots,
@@ -86,7 +129,9 @@ def patch_samples(
     PATCH_H: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Rays, flat samples (int64) and mask (M,) of a tile of neighbouring rays and samples.
+    """Rays, flat samples and mask (M,) of a tile of neighbouring rays and samples.
+
+    What is masked stands for a sample that exists.
 
     Args:
         tile: counted along the ray first, then along the picture's rows.
@@ -95,9 +140,15 @@ def patch_samples(
         across, deep: tiles in a row, tiles along a ray.
     """
     patch = tile // deep
-    depth = tile % deep * DEPTH + slots % DEPTH
-    column = patch % across * PATCH_W + slots // DEPTH % PATCH_W
-    line = patch // across * PATCH_H + slots // (DEPTH * PATCH_W)
-    rays = line * columns + column - lead
-    mask = (column < columns) & (rays >= 0) & (rays < n_rays) & (depth < samples_per_ray)
-    return rays, rays.to(tl.int64) * samples_per_ray + depth, mask
+    depth = tile % deep * DEPTH
+    column = patch % across * PATCH_W
+    first = patch // across * PATCH_H * columns + column - lead
+    # What belongs to slots alone is the same for all tiles.
+    depths, right = slots % DEPTH, slots // DEPTH % PATCH_W
+    further = slots // (DEPTH * PATCH_W) * columns + right
+    rays = first + further
+    mask = (right < columns - column) & (depths < samples_per_ray - depth)
+    mask = mask & (rays >= 0) & (rays < n_rays)
+    samples = (first * samples_per_ray + depth) + (further * samples_per_ray + depths)
+    samples = tl.minimum(tl.maximum(samples, 0), n_rays * samples_per_ray - 1)
+    return rays, samples, mask

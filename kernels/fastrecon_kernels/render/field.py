@@ -18,8 +18,8 @@ from ..common.texels import pack_texels, unpack_gradient
 from ..settings import RenderSettings
 from ..types import Decoder
 from .launch import FieldInputs, Records, Samples, Sums, differentiate, evaluate
+from .launch_first import unfold_gradient
 from .pack import pack_decoder, unpack_gradients
-from .scatter import scatter_features
 from .skip import seen_records
 from .tuning import BACKWARD_PROGRAMS, first_programs, groups, n_programs, tuning_of
 
@@ -97,7 +97,8 @@ class FusedField:
         product = torch.bfloat16 if half and not interpreting() else torch.float32
         texels = pack_texels(levels, torch.bfloat16 if half else levels[0].dtype)
         packed = pack_decoder(decoder, levels[0].shape[2], product)
-        self.inputs = FieldInputs(texels, packed, occupancy)
+        sizes = tuple((level.shape[3], level.shape[4]) for level in levels)
+        self.inputs = FieldInputs(texels, packed, occupancy, sizes)
         device = levels[0].device
 
         def zeros(wanted: bool, *size: int) -> Tensor | None:
@@ -107,8 +108,8 @@ class FusedField:
         self.sums = Sums(
             zeros(plan.decoder, programs, packed.shape.n_weights),
             zeros(plan.decoder, programs, packed.shape.n_biases),
-            zeros(plan.decoder, 3, first_programs(device), packed.shape.n_first),
-            zeros(plan.planes, *texels.rows.shape),
+            zeros(plan.decoder, 3, first_programs(device), packed.shape.width),
+            zeros(plan.planes or plan.decoder, texels.rows.shape[0], packed.shape.width),
         )
 
     def sample_bytes(self, backward: bool) -> int:
@@ -122,8 +123,6 @@ class FusedField:
         total = 2 * record + (len(groups(shape, tuning)) + 1) * cut + 12
         if self.plan.positions:
             total += 12 * (3 + 1)
-        if self.plan.deterministic:  # features' gradients, and a plane's weighted copy of them
-            total += 4 * (shape.blocks + 1) * shape.channels
         return total
 
     def records(self, samples: Samples, *, cuts: bool = False) -> Records:
@@ -145,7 +144,7 @@ class FusedField:
     def backward(
         self, samples: Samples, records: Records, d_raw: Tensor, d_rgb: Tensor
     ) -> Tensor | None:
-        d_points, d_features = differentiate(
+        return differentiate(
             samples,
             records,
             d_raw,
@@ -155,42 +154,39 @@ class FusedField:
             self.plan.precision,
             self.sums,
             need_points=self.plan.positions,
-            keep_features=self.plan.planes and self.plan.deterministic,
+            exact=self.plan.deterministic,
         )
-        if d_features is not None:
-            assert self.sums.rows is not None
-            scatter_features(
-                self.sums.rows,
-                d_features,
-                samples.positions() / self.plan.settings.radius,
-                samples.objects(),
-                self.plan.settings.axes,
-                self.levels,
-            )
-        return d_points
 
-    def decoder_sums(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the packed weights and biases, added up over programs."""
+    def decoder_sums(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the packed weights, ``first`` being the first layer's, and of biases."""
         shape, sums = self.inputs.decoder.shape, self.sums
         assert sums.weights is not None
         assert sums.biases is not None
         assert sums.first is not None
         weights, biases = sums.weights.sum(0), sums.biases.sum(0)
-        by_plane, bias = sums.first.sum(1).split([shape.n_first - shape.width, shape.width], 1)
-        first = by_plane.flatten() if shape.blocks == 3 else by_plane.sum(0)
         weights[: first.numel()] += first
-        biases[: shape.width] += bias[0]
+        biases[: shape.width] += sums.first.sum((0, 1))
         return weights, biases
 
     def gradients(self) -> FieldGradients:
-        n_layers = len(self.decoder.weights)
+        plan, n_layers = self.plan, len(self.decoder.weights)
         d_levels: Sequence[Tensor | None] = [None] * len(self.levels)
-        if self.sums.rows is not None:
-            d_levels = unpack_gradient(self.sums.rows, self.levels)
         d_weights: list[Tensor | None] = [None] * n_layers
         d_biases: list[Tensor | None] = [None] * n_layers
-        if self.sums.weights is not None:
-            weights, biases = unpack_gradients(*self.decoder_sums(), self.inputs.decoder.shape)
+        if self.sums.folded is None:
+            return FieldGradients(d_levels, d_weights, d_biases)
+        d_rows, first = unfold_gradient(
+            self.sums.folded,
+            self.inputs,
+            plan.settings,
+            plan.precision,
+            planes=plan.planes,
+            weights=plan.decoder,
+        )
+        if d_rows is not None:
+            d_levels = unpack_gradient(d_rows, self.levels)
+        if first is not None:
+            weights, biases = unpack_gradients(*self.decoder_sums(first), self.inputs.decoder.shape)
             for i, (weight, bias) in enumerate(
                 zip(self.decoder.weights, self.decoder.biases, strict=True)
             ):

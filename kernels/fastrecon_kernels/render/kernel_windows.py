@@ -1,15 +1,16 @@
-"""Backward of the first layer and of the lookup, tile by tile through small windows of texels.
+"""From the gradient of z_0 to the folded texels, tile by tile through small windows of texels.
 
-Neighbouring samples share texels. A tile takes PATCH_W x PATCH_H neighbouring rays and DEPTH
-consecutive samples on each; on a plane they fall into few windows of 8 x 8 texels. With the
-bilinear weights A (64, M) of a window's texels F (64, C), the gradient D (M, WIDTH) of z_0 and
-the first layer's weight W_0 (C, WIDTH),
+Bilinear sampling commutes with a linear map, so z_0 is a sum of taps of folded texels G = F W_0,
+and the gradients of planes and W_0 follow from that of G alone (`kernel_fold.py`). Neighbouring
+samples share texels: a tile takes PATCH_W x PATCH_H neighbouring rays and DEPTH consecutive
+samples on each, and on a plane they fall into few windows of 8 x 8 texels. With the bilinear
+weights A (64, M) of a window's texels and the gradient D (M, WIDTH) of z_0,
 
-    E = A D    dF = E W_0^T    dW_0 += F^T E
+    dG = A D
 
-are products on tensor cores, and a texel gets one addition per tile instead of one per tap. What
+is a product on tensor cores, and a texel gets one addition per tile instead of one per tap. What
 no window gathers (points that lie alone) and windows with a gradient that is not finite, which a
-product would spread over all their texels, are left to `first_backward_kernel`.
+product would spread over all their texels, are left to `tap_backward_kernel`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from ..common.device_backward import (
     window_order,
     window_texels,
 )
-from .device import matrix_offsets
-from .device_backward import output_gradient, patch_samples, ray_points
+from .device_backward import add_to_texels, patch_samples, ray_points, z_gradient
 
 MISSES = tl.constexpr(4)
 """Windows with too few samples after which a tile is left alone."""
@@ -49,16 +49,15 @@ def window_backward_kernel(
     rays_o_ptr,
     rays_d_ptr,
     ts_ptr,
-    rows_ptr,
     table_ptr,
-    weights_ptr,
     grad_ptr,  # (M, WIDTH): gradient of z_0
     raw_ptr,  # records and their gradients, for a decoder of one layer
     rgb_ptr,
     d_raw_ptr,
     d_rgb_ptr,
-    d_rows_ptr,  # (T, C) fp32, added to
-    sums_ptr,  # (3, programs, (BLOCK_C + 1) * WIDTH) fp32: gradients of W_0 and bias, added to
+    d_folded_ptr,  # (T, WIDTH) fp32, or int64 in units of 1 / unit with EXACT; added to
+    unit_ptr,  # () fp32
+    d_bias_ptr,  # (3, programs, WIDTH) fp32: gradient of z_0's bias, added to
     rest_ptr,  # (3, tiles, BLOCK_M) int32, out for listed tiles: a bit per level
     list_ptr,  # (3, programs, max_listed) int32, out: tiles with a rest
     listed_ptr,  # (3, programs) int32, out: how many
@@ -71,17 +70,13 @@ def window_backward_kernel(
     max_listed,
     radius,
     rgb_padding,
-    C: tl.constexpr,
     N_LEVELS: tl.constexpr,
     AXES: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    MEAN: tl.constexpr,
     WIDTH: tl.constexpr,
     ONE_LAYER: tl.constexpr,
     N_OUT: tl.constexpr,
-    WEIGHT_GRAD: tl.constexpr,
-    SCATTER: tl.constexpr,
+    BIAS_GRAD: tl.constexpr,
+    EXACT: tl.constexpr,
     PRECISION: tl.constexpr,
     PATCH_W: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -90,21 +85,13 @@ def window_backward_kernel(
     """A program serves one plane; the grid is (programs, 3)."""
     BLOCK_M: tl.constexpr = PATCH_W * PATCH_H * DEPTH
     slots = tl.arange(0, BLOCK_M)
-    offs_c = tl.arange(0, BLOCK_C)
     offs_w = tl.arange(0, WIDTH)
-    matrix = matrix_offsets(BLOCK_C, WIDTH)
     plane = tl.program_id(1)
-    scale = 1.0 / 3.0 if MEAN else 1.0
     inverse = 1.0 / radius
+    unit = tl.load(unit_ptr) if EXACT else 1.0
     row = tl.cast(plane * tl.num_programs(0) + tl.program_id(0), tl.int64)
     list_ptr += row * max_listed
-    if BLOCKS == 3:
-        weights_ptr += plane * (BLOCK_C * WIDTH)
-    w = tl.load(weights_ptr + matrix)
-    if WEIGHT_GRAD:
-        sums_ptr += row * ((BLOCK_C + 1) * WIDTH)
-        sum_w = tl.load(sums_ptr + matrix)
-        sum_b = tl.load(sums_ptr + BLOCK_C * WIDTH + offs_w)
+    bias = tl.zeros((SIDE * SIDE, WIDTH), tl.float32)  # in every row of a product
     across = tl.cdiv(columns, PATCH_W)
     deep = tl.cdiv(samples_per_ray, DEPTH)
     n_tiles = deep * across * tl.cdiv(lead + n_rays, columns * PATCH_H)
@@ -121,16 +108,14 @@ def window_backward_kernel(
         x, y, z = x * inverse, y * inverse, z * inverse
         objects = (first_ray + rays) // rays_per_object
         first_object = tl.min(tl.where(mask, objects, NO_KEY), 0)
-        if ONE_LAYER:
-            d = output_gradient(
-                raw_ptr, rgb_ptr, d_raw_ptr, d_rgb_ptr, samples, mask, rgb_padding, N_OUT, WIDTH
-            ).to(w.dtype)
-        else:
-            offsets = samples[:, None] * WIDTH + offs_w[None, :]
-            d = tl.load(grad_ptr + offsets, mask=mask[:, None], other=0.0)
-        if WEIGHT_GRAD:  # noqa: SIM102 (one is compiled away, the other is not)
-            if plane == 0:
-                sum_b += tl.sum(d.to(tl.float32), 0)
+        d = z_gradient(
+            grad_ptr, raw_ptr, rgb_ptr, d_raw_ptr, d_rgb_ptr, samples, mask, rgb_padding,
+            ONE_LAYER, N_OUT, WIDTH, False,
+        )  # fmt: skip
+        if BIAS_GRAD:  # noqa: SIM102 (one is compiled away, the other is not)
+            if tile % 3 == plane:  # the planes' programs share this work
+                ones = tl.where(mask, 1.0, 0.0)[None, :] + tl.zeros((SIDE * SIDE, 1), tl.float32)
+                bias = tl.dot(ones.to(d.dtype), d, bias, input_precision=PRECISION)
         rest = tl.zeros((BLOCK_M,), tl.int32)
         u, v = plane_coords(x, y, z, plane, AXES)
         for level in range(N_LEVELS):
@@ -154,28 +139,16 @@ def window_backward_kernel(
                     )
                     weight_x = hat_weights(tl.where(covered, column - first, -2), fx)
                     weight_y = hat_weights(line - top, fy)
-                    a = bilinear_matrix(weight_x, weight_y).to(w.dtype)
+                    a = bilinear_matrix(weight_x, weight_y).to(d.dtype)
                     e = tl.dot(a, d, input_precision=PRECISION)
                     size = tl.sum(tl.abs(e), 1)
                     small = (size < float("inf")).to(tl.int32)  # false for NaN
                     # Reduced in the layout of a product's rows it does not compile for sm_100.
                     finite = tl.min(tl.reshape(small, small.shape, can_reorder=True), 0) == 1
                     if finite:
-                        summed = (e * scale if MEAN else e).to(w.dtype)
-                        first_texel = base * C
-                        near = (texels * C)[:, None] + offs_c[None, :]
-                        touched = there & (size > 0.0)
-                        inside = touched[:, None] & (offs_c < C)[None, :]
-                        if WEIGHT_GRAD:
-                            # Texels that no sample touches may hold anything.
-                            f = tl.load(rows_ptr + first_texel + near, mask=inside, other=0.0)
-                            f = tl.trans(f.to(w.dtype))
-                            sum_w += tl.dot(f, summed, input_precision=PRECISION)
-                        if SCATTER:
-                            d_f = tl.dot(summed, tl.trans(w), input_precision=PRECISION)
-                            tl.atomic_add(
-                                d_rows_ptr + first_texel + near, d_f, mask=inside, sem="relaxed"
-                            )
+                        near = (texels * WIDTH)[:, None] + offs_w[None, :]
+                        touched = (there & (size > 0.0))[:, None]
+                        add_to_texels(d_folded_ptr + base * WIDTH + near, e, unit, touched, EXACT)
                 if finite == 0:
                     rest |= tl.where(covered, 1 << level, 0)
                 left = left & (covered == 0)
@@ -188,6 +161,6 @@ def window_backward_kernel(
         tile += tl.num_programs(0)
 
     tl.store(listed_ptr + row, listed)
-    if WEIGHT_GRAD:
-        tl.store(sums_ptr + matrix, sum_w)
-        tl.store(sums_ptr + BLOCK_C * WIDTH + offs_w, sum_b)
+    if BIAS_GRAD:
+        sums = d_bias_ptr + row * WIDTH + offs_w
+        tl.store(sums, tl.load(sums) + tl.sum(bias, 0) / (SIDE * SIDE))

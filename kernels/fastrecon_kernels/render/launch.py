@@ -12,7 +12,7 @@ from ..common.texels import Texels
 from ..settings import RenderSettings
 from .kernel import field_kernel
 from .kernel_backward import group_backward_kernel
-from .launch_first import differentiate_first
+from .launch_first import differentiate_points, scatter_first
 from .pack import PackedDecoder
 from .tuning import (
     BACKWARD_PROGRAMS,
@@ -72,8 +72,8 @@ class Sums(NamedTuple):
 
     weights: Tensor | None  # (programs, n_weights) fp32; 0 for the first layer
     biases: Tensor | None  # (programs, n_biases) fp32; 0 for the first layer
-    first: Tensor | None  # (3, programs, (BLOCK_C + 1) * WIDTH) fp32: its weight and bias by plane
-    rows: Tensor | None  # (T, C) fp32
+    first: Tensor | None  # (3, programs, WIDTH) fp32: the first layer's bias
+    folded: Tensor | None  # (T, WIDTH) fp32: texels behind the first layer's weight
 
 
 class FieldInputs(NamedTuple):
@@ -82,6 +82,7 @@ class FieldInputs(NamedTuple):
     texels: Texels
     decoder: PackedDecoder
     occupancy: Tensor | None  # (B, R, R, R) bool
+    sizes: tuple[tuple[int, int], ...]  # height and width of each level
 
 
 class Listed(NamedTuple):
@@ -173,19 +174,18 @@ def differentiate(
     sums: Sums,
     *,
     need_points: bool,
-    keep_features: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Backward of `evaluate`; adds to ``sums``.
+    exact: bool,
+) -> Tensor | None:
+    """Backward of `evaluate`; adds to ``sums``, with ``exact`` bitwise the same every time.
 
     Returns:
-        d_points (M, 3), if needed, and d_features (M, BLOCKS * C), if ``keep_features`` (then
-        ``sums.rows`` is left alone).
+        d_points (M, 3), if needed.
     """
     decoder, shape = inputs.decoder, inputs.decoder.shape
     device, count = d_raw.device, samples.count
     tuning = tuning_of(device, precision)
     if not count:
-        return None, None
+        return None
     weight_grad = sums.weights is not None
     d_weights = decoder.weights if sums.weights is None else sums.weights
     d_biases = decoder.biases if sums.biases is None else sums.biases
@@ -222,16 +222,7 @@ def differentiate(
                     ),
                     **tile,
                 )
-    return differentiate_first(
-        samples,
-        records,
-        grad,
-        d_raw,
-        d_rgb,
-        inputs,
-        settings,
-        precision,
-        sums,
-        need_points=need_points,
-        keep_features=keep_features,
-    )
+    first = (samples, records, grad, d_raw, d_rgb, inputs, settings, precision)
+    if sums.folded is not None:
+        scatter_first(*first, sums, exact=exact)
+    return differentiate_points(*first) if need_points else None

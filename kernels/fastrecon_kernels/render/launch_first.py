@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 
 from ..settings import RenderSettings
-from .kernel_backward import first_backward_kernel
+from .exact_sums import ExactSums
+from .kernel_fold import fold_backward_kernel
+from .kernel_taps import point_backward_kernel, tap_backward_kernel
 from .kernel_windows import window_backward_kernel
-from .tuning import first_constexprs, first_programs, tile_options, tuning_of
+from .tuning import (
+    first_constexprs,
+    first_programs,
+    fold_constexprs,
+    point_constexprs,
+    precision_of,
+    tile_options,
+    tuning_of,
+)
 
 if TYPE_CHECKING:
     from .launch import FieldInputs, Records, Samples, Sums
@@ -19,7 +29,7 @@ MAX_LEVELS = 31
 """Bits of the number in which the windows say what they leave of a sample."""
 
 
-def differentiate_first(
+def scatter_first(
     samples: Samples,
     records: Records,
     grad: Tensor | None,
@@ -30,23 +40,18 @@ def differentiate_first(
     precision: str,
     sums: Sums,
     *,
-    need_points: bool,
-    keep_features: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """As `launch.differentiate`, for the gradient (M, WIDTH) of z_0; None: of a single layer.
+    exact: bool,
+) -> None:
+    """Add the gradient (M, WIDTH) of z_0 (None: of a single layer) to the folded texels'.
 
-    Windows serve samples along rays. What they leave, points, gradients of positions and
-    ``keep_features`` go tap by tap.
+    Windows serve samples along rays; what they leave, and points, go tap by tap. With ``exact`` all
+    of it is added in whole numbers, which have the same sum in any order.
     """
-    shape, device, count = inputs.decoder.shape, d_raw.device, samples.count
+    assert sums.folded is not None
+    shape, device = inputs.decoder.shape, d_raw.device
     tuning = tuning_of(device, precision)
     n_levels = inputs.texels.table.shape[0]
-    weight_grad = sums.first is not None
-    scatter = sums.rows is not None and not keep_features
-    windows = samples.ts is not None and not keep_features and n_levels <= MAX_LEVELS
-    # Products of fp32 without tensor cores spill.
-    windows = windows and precision != "fp32" and tuning.window_warps > 0
-    windows = windows and (weight_grad or scatter)
+    windows = samples.ts is not None and n_levels <= MAX_LEVELS and tuning.window_warps > 0
     n_rays = samples.rays_o.shape[0]
     columns, lead, patch = n_rays, 0, tuning.line
     if samples.picture_width:
@@ -54,47 +59,132 @@ def differentiate_first(
         lead = samples.first_ray % columns
     programs = first_programs(device)
 
-    def buffer(wanted: bool, dtype: torch.dtype, *size: int) -> Tensor | None:
-        return torch.empty(size, dtype=dtype, device=device) if wanted else None
+    def buffer(*size: int) -> Tensor | None:
+        return torch.empty(size, dtype=torch.int32, device=device) if windows else None
 
     down = -(-(lead + n_rays) // (columns * patch[1]))
     n_tiles = down * -(-columns // patch[0]) * -(-samples.per_ray // patch[2])
     max_listed = -(-n_tiles // programs)
     rest = (
-        buffer(windows, torch.int32, 3, n_tiles, patch[0] * patch[1] * patch[2]),
-        buffer(windows, torch.int32, 3, programs, max_listed),
-        buffer(windows, torch.int32, 3, programs),
+        buffer(3, n_tiles, patch[0] * patch[1] * patch[2]),
+        buffer(3, programs, max_listed),
+        buffer(3, programs),
     )
-    d_points = buffer(need_points, torch.float32, 3, count, 3)
-    d_features = buffer(keep_features, torch.float32, count, shape.blocks * shape.channels)
-    inner: list[Any] = [samples.rays_o, samples.rays_d, samples.ts, *inputs.texels]
-    inner += [inputs.decoder.weights, grad, records.raw, records.rgb, d_raw, d_rgb, sums.rows]
-    outer: list[Any] = [sums.first, *rest, n_rays, samples.per_ray, samples.first_ray]
-    outer += [samples.rays_per_object, columns, lead, max_listed]
-    outer += [float(settings.radius), float(settings.rgb_padding)]
+    table, first_ray, folded, unit = inputs.texels.table, samples.first_ray, sums.folded, None
+    whole = None
+    if exact:
+        bound = (d_raw, d_rgb) if grad is None else (grad,)
+        whole = ExactSums(inputs.sizes, samples, bound, shape.width)
+        table, folded, unit = whole.table, whole.sums, whole.unit
+        first_ray -= whole.first_object * samples.rays_per_object
+    arguments: list[Any] = [samples.rays_o, samples.rays_d, samples.ts, table, grad]
+    arguments += [records.raw, records.rgb, d_raw, d_rgb, folded, unit, sums.first, *rest]
+    arguments += [n_rays, samples.per_ray, first_ray, samples.rays_per_object]
+    arguments += [columns, lead, max_listed, float(settings.radius), float(settings.rgb_padding)]
     constexprs = first_constexprs(
-        shape, settings, precision, tuning, n_levels=n_levels, patch=patch
+        shape, settings, n_levels, patch, bias_grad=sums.first is not None, exact=exact
     )
-
-    def launch_taps(**wanted: bool) -> None:
-        options = {**constexprs, **wanted, **tile_options(tuning.first)}
-        options["ALONG_RAYS"] = samples.ts is not None
-        arguments = [*inner, d_features, d_points, *outer]
-        first_backward_kernel[(programs, 3)](*arguments, **options)
-
+    taps = {**constexprs, **tile_options(tuning.taps), "ALONG_RAYS": samples.ts is not None}
     with torch.cuda.device_of(d_raw):
         if windows:
-            asked = {"WEIGHT_GRAD": weight_grad, "SCATTER": scatter}
-            options = {**constexprs, **asked, "num_warps": tuning.window_warps, "num_stages": 1}
-            window_backward_kernel[(programs, 3)](*inner, *outer, **options)
-            launch_taps(**asked, LISTED=True, KEEP_FEATURES=False, POINT_GRAD=False)
-            weight_grad = scatter = False
-        if weight_grad or scatter or keep_features or need_points:
-            launch_taps(
-                LISTED=False,
-                WEIGHT_GRAD=weight_grad,
-                SCATTER=scatter,
-                KEEP_FEATURES=keep_features,
-                POINT_GRAD=need_points,
+            options = {"num_warps": tuning.window_warps, "num_stages": 1}
+            product = precision_of(precision, split=True)
+            window_backward_kernel[(programs, 3)](
+                *arguments, **constexprs, **options, PRECISION=product
             )
-    return None if d_points is None else d_points.sum(0), d_features
+            taps["BIAS_GRAD"] = False
+        tap_backward_kernel[(programs, 3)](*arguments, **taps, LISTED=windows)
+    if whole is not None:
+        whole.add_to(sums.folded, inputs.sizes)
+
+
+def differentiate_points(
+    samples: Samples,
+    records: Records,
+    grad: Tensor | None,
+    d_raw: Tensor,
+    d_rgb: Tensor,
+    inputs: FieldInputs,
+    settings: RenderSettings,
+    precision: str,
+) -> Tensor:
+    """Gradient (M, 3) of the positions, in scene units, from that of z_0, as `scatter_first`."""
+    device, count, shape = d_raw.device, samples.count, inputs.decoder.shape
+    tuning = tuning_of(device, precision)
+    d_points = torch.empty(3, count, 3, dtype=torch.float32, device=device)
+    with torch.cuda.device_of(d_raw):
+        point_backward_kernel[(first_programs(device), 3)](
+            samples.rays_o,
+            samples.rays_d,
+            samples.ts,
+            *inputs.texels,
+            inputs.decoder.weights,
+            grad,
+            records.raw,
+            records.rgb,
+            d_raw,
+            d_rgb,
+            d_points,
+            samples.rays_o.shape[0],
+            samples.per_ray,
+            samples.first_ray,
+            samples.rays_per_object,
+            float(settings.radius),
+            float(settings.rgb_padding),
+            **point_constexprs(
+                shape,
+                settings,
+                precision,
+                tuning,
+                n_levels=inputs.texels.table.shape[0],
+                along_rays=samples.ts is not None,
+            ),
+            **tile_options(tuning.points),
+        )
+    return d_points.sum(0)
+
+
+def unfold_gradient(
+    d_folded: Tensor,
+    inputs: FieldInputs,
+    settings: RenderSettings,
+    precision: str,
+    *,
+    planes: bool,
+    weights: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """From the gradient (T, WIDTH) of the folded texels to those of what they are folded of.
+
+    Returns:
+        d_rows (T, C) fp32 for ``planes``, and for ``weights`` that of W_0 as its packed matrices
+        (BLOCKS * BLOCK_C * WIDTH,) fp32.
+    """
+    shape, device, n_rows = inputs.decoder.shape, d_folded.device, d_folded.shape[0]
+    d_rows = d_folded.new_empty(n_rows, shape.channels) if planes else None
+    programs = first_programs(device)
+    size = shape.block_c * shape.width
+    sums = d_folded.new_empty(3, programs, size) if weights else None
+    n_objects = n_rows // sum(3 * h * w for h, w in inputs.sizes)
+    options = tile_options(tuning_of(device, precision).fold)
+    with torch.cuda.device_of(d_folded):
+        fold_backward_kernel[(programs, 3)](
+            d_folded,
+            *inputs.texels,
+            inputs.decoder.weights,
+            d_rows,
+            sums,
+            n_objects,
+            **fold_constexprs(
+                shape,
+                settings,
+                precision,
+                n_levels=len(inputs.sizes),
+                planes=planes,
+                weights=weights,
+            ),
+            **options,
+        )
+    if sums is None:
+        return d_rows, None
+    by_plane = sums.sum(1)
+    return d_rows, by_plane.flatten() if shape.blocks == 3 else by_plane.sum(0)

@@ -75,11 +75,6 @@ class DecoderShape:
         return [first, *[(1, self.width, self.width)] * self.n_hidden, (1, self.width, self.out)]
 
     @property
-    def n_first(self) -> int:
-        """Parameters of one block of the first layer, and its bias."""
-        return (self.block_c + 1) * self.width
-
-    @property
     def n_weights(self) -> int:
         return sum(blocks * rows * columns for blocks, rows, columns in self.matrices())
 

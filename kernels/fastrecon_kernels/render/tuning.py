@@ -18,31 +18,78 @@ from .pack import DecoderShape
 
 
 class Tuning(NamedTuple):
-    """Launch choices; the pairs are samples per tile and warps of each kernel."""
+    """Launch choices; the pairs are samples (texels of ``fold``) per tile and warps of a kernel."""
 
     field: tuple[int, int]
     group: tuple[int, int]
-    first: tuple[int, int]
+    taps: tuple[int, int]
+    points: tuple[int, int]
+    fold: tuple[int, int]
+    # Tiles of the windows: rays across and down a picture, or rays in a row, and samples on each.
+    patch: tuple[int, int, int]
+    line: tuple[int, int, int]
+    window_warps: int = 4  # 0: tap by tap, for windows spill
     kept_bytes: int = 0  # largest packed decoder that stays loaded over a program's tiles
     pair_layers: bool = True  # two layers of up to 64 x 64 per backward group, else one
     approx: bool = False  # NVIDIA's approximate special functions and packed bf16 interpolation
     field_registers: int = 0  # most per thread, see `field_options`; 0: any number
-    # Tiles of the windows: rays across and down a picture, or rays in a row, and samples on each.
-    patch: tuple[int, int, int] = (4, 4, 4)
-    line: tuple[int, int, int] = (4, 1, 16)
-    window_warps: int = 0  # none: tap by tap, for windows spill
 
 
-LARGE_TILES: dict[str, Any] = {"patch": (4, 4, 8), "line": (8, 1, 16), "window_warps": 4}
+PICTURE = {"patch": (4, 4, 8), "line": (8, 1, 16)}
+SMALL_PICTURE = {"patch": (4, 4, 4), "line": (4, 1, 16)}
 TUNING = {
     "hopper": Tuning(
-        (128, 8), (64, 8), (64, 8), 112 << 10, approx=True, field_registers=128, **LARGE_TILES
+        field=(128, 8),
+        group=(64, 8),
+        taps=(64, 8),
+        points=(64, 8),
+        fold=(64, 4),
+        **PICTURE,
+        kept_bytes=112 << 10,
+        approx=True,
+        field_registers=128,
     ),
-    "blackwell": Tuning((128, 8), (64, 8), (32, 8), 112 << 10, approx=True, **LARGE_TILES),
-    "nvidia": Tuning((64, 8), (32, 8), (16, 8), kept_bytes=16 << 10, approx=True),
-    "amd": Tuning((64, 8), (32, 4), (32, 4), window_warps=4),
-    "fp32": Tuning((32, 8), (32, 8), (32, 8), pair_layers=False, window_warps=8),
-    "interpreter": Tuning((32, 1), (32, 1), (64, 1), 112 << 10, **LARGE_TILES),
+    "blackwell": Tuning(
+        field=(128, 8),
+        group=(64, 8),
+        taps=(64, 8),
+        points=(32, 8),
+        fold=(64, 4),
+        **PICTURE,
+        kept_bytes=112 << 10,
+        approx=True,
+    ),
+    "nvidia": Tuning(
+        field=(64, 8),
+        group=(32, 8),
+        taps=(32, 4),
+        points=(16, 8),
+        fold=(32, 8),
+        **PICTURE,
+        kept_bytes=16 << 10,
+        approx=True,
+    ),
+    "amd": Tuning(
+        field=(64, 8), group=(32, 4), taps=(32, 4), points=(32, 4), fold=(64, 4), **PICTURE
+    ),
+    "fp32": Tuning(
+        field=(32, 8),
+        group=(32, 8),
+        taps=(32, 4),
+        points=(32, 8),
+        fold=(32, 8),
+        **SMALL_PICTURE,
+        pair_layers=False,
+    ),
+    "interpreter": Tuning(
+        field=(32, 1),
+        group=(32, 1),
+        taps=(64, 1),
+        points=(64, 1),
+        fold=(64, 1),
+        **PICTURE,
+        kept_bytes=112 << 10,
+    ),
 }
 """bf16 products by GPU, and tf32 or fp32 products anywhere: the largest tiles that do not spill on
 workloads A and B (bench.static). Hopper and Blackwell multiply by weights that lie in shared
@@ -77,11 +124,13 @@ def tuning_of(device: torch.device, precision: str) -> Tuning:
     """The row of `TUNING` for a call."""
     if interpreting():
         return TUNING["interpreter"]
+    generation = 0 if torch.version.hip else torch.cuda.get_device_capability(device)[0]
     if precision != "bf16":
-        return TUNING["fp32"]
+        # Three products in tf32 for one in fp32 spill elsewhere.
+        windows = precision == "tf32" or generation == 9
+        return TUNING["fp32"] if windows else TUNING["fp32"]._replace(window_warps=0)
     if torch.version.hip is not None:
         return TUNING["amd"]
-    generation = torch.cuda.get_device_capability(device)[0]
     chosen = TUNING[{9: "hopper", 10: "blackwell"}.get(generation, "nvidia")]
     return chosen._replace(approx=chosen.approx and generation >= FIRST_BF16)
 
@@ -147,8 +196,15 @@ def shared_constexprs(shape: DecoderShape, precision: str, tuning: Tuning) -> di
         "APPROX": tuning.approx,
         "WIDTH": shape.width,
         "N_OUT": shape.widths[-1],
-        "PRECISION": "ieee" if precision == "fp32" else "tf32",
+        "PRECISION": precision_of(precision),
     }
+
+
+def precision_of(precision: str, *, split: bool = False) -> str:
+    """Triton's name for products of fp32 operands; with ``split``, of tf32 parts for fp32."""
+    if precision == "fp32":
+        return "tf32x3" if split else "ieee"
+    return "tf32"
 
 
 def lookup_constexprs(
@@ -221,20 +277,65 @@ def group_constexprs(
 def first_constexprs(
     shape: DecoderShape,
     settings: RenderSettings,
-    precision: str,
-    tuning: Tuning,
-    *,
     n_levels: int,
     patch: tuple[int, int, int],
+    *,
+    bias_grad: bool,
+    exact: bool,
 ) -> dict[str, Any]:
-    """Compile-time arguments of both kernels of the first layer's backward pass."""
-    shared = {
-        **shared_constexprs(shape, precision, tuning),
-        **lookup_constexprs(shape, settings, n_levels),
+    """Compile-time arguments that the windows and the single taps have in common."""
+    return {
+        "N_LEVELS": n_levels,
+        "AXES": pack_axes(settings.axes),
+        "WIDTH": shape.width,
         "ONE_LAYER": shape.n_layers == 1,
+        "N_OUT": shape.widths[-1],
+        "BIAS_GRAD": bias_grad,
+        "EXACT": exact,
         "PATCH_W": patch[0],
         "PATCH_H": patch[1],
         "DEPTH": patch[2],
     }
+
+
+def point_constexprs(
+    shape: DecoderShape,
+    settings: RenderSettings,
+    precision: str,
+    tuning: Tuning,
+    *,
+    n_levels: int,
+    along_rays: bool,
+) -> dict[str, Any]:
+    """Compile-time arguments of `point_backward_kernel` but for the tile."""
+    shared = {
+        **shared_constexprs(shape, precision, tuning),
+        **lookup_constexprs(shape, settings, n_levels),
+        "ONE_LAYER": shape.n_layers == 1,
+        "ALONG_RAYS": along_rays,
+    }
     # No activation is computed there, and a program serves one plane.
     return {name: value for name, value in shared.items() if name not in ("APPROX", "N_PLANES")}
+
+
+def fold_constexprs(
+    shape: DecoderShape,
+    settings: RenderSettings,
+    precision: str,
+    *,
+    n_levels: int,
+    planes: bool,
+    weights: bool,
+) -> dict[str, Any]:
+    """Compile-time arguments of `fold_backward_kernel` but for the tile."""
+    return {
+        "C": shape.channels,
+        "N_LEVELS": n_levels,
+        "BLOCKS": shape.blocks,
+        "BLOCK_C": shape.block_c,
+        "MEAN": settings.reduction == "mean",
+        "WIDTH": shape.width,
+        "SCATTER": planes,
+        "WEIGHT_GRAD": weights,
+        "PRECISION": precision_of(precision),
+    }
