@@ -42,8 +42,8 @@ def make_samples(device: torch.device, first_ray: int, n_rays: int, *, lone: boo
     rays_o = 2 * torch.rand(n_rays, 3, generator=g) - 1 if lone else torch.zeros(n_rays, 3)
     rays_d = 0.1 * torch.randn(n_rays, 3, generator=g) + torch.tensor([0.0, 0.0, 1.0])
     ts = torch.rand(n_rays, DEPTH, generator=g).sort(1).values - 0.5
-    tensors = (x.to(device) for x in (rays_o, rays_d, ts))
-    return Samples(*tensors, first_ray, RAYS_PER_OBJECT)
+    rays_o, rays_d, ts = (x.to(device) for x in (rays_o, rays_d, ts))
+    return Samples(rays_o, rays_d, ts, first_ray, RAYS_PER_OBJECT)
 
 
 def plane_gradients(

@@ -1,5 +1,8 @@
 """Device functions of the field's backward pass; shapes and products as in `device.py`."""
 
+# Triton types constexpr parameters as objects.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import triton

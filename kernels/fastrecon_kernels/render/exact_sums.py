@@ -7,6 +7,9 @@ for chunks of 2^20 samples, much finer than fp32 is for sums of that size. Chunk
 in a fixed order.
 """
 
+# Triton types constexpr parameters as objects.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -84,16 +84,15 @@ def scatter_first(
     constexprs = first_constexprs(
         shape, settings, n_levels, patch, bias_grad=sums.first is not None, exact=exact
     )
-    taps = {**constexprs, **tile_options(tuning.taps), "ALONG_RAYS": samples.ts is not None}
+    taps = {**constexprs, **tile_options(tuning.taps), "LISTED": windows}
+    taps["ALONG_RAYS"] = samples.ts is not None
     with torch.cuda.device_of(d_raw):
         if windows:
-            options = {"num_warps": tuning.window_warps, "num_stages": 1}
-            product = precision_of(precision, split=True)
-            window_backward_kernel[(programs, 3)](
-                *arguments, **constexprs, **options, PRECISION=product
-            )
+            options = {**constexprs, "PRECISION": precision_of(precision, split=True)}
+            options |= {"num_warps": tuning.window_warps, "num_stages": 1}
+            window_backward_kernel[(programs, 3)](*arguments, **options)
             taps["BIAS_GRAD"] = False
-        tap_backward_kernel[(programs, 3)](*arguments, **taps, LISTED=windows)
+        tap_backward_kernel[(programs, 3)](*arguments, **taps)
     if whole is not None:
         whole.add_to(sums.folded, inputs.sizes)
 

@@ -35,8 +35,8 @@ class Tuning(NamedTuple):
     field_registers: int = 0  # most per thread, see `field_options`; 0: any number
 
 
-PICTURE = {"patch": (4, 4, 8), "line": (8, 1, 16)}
-SMALL_PICTURE = {"patch": (4, 4, 4), "line": (4, 1, 16)}
+PICTURE: dict[str, Any] = {"patch": (4, 4, 8), "line": (8, 1, 16)}
+SMALL_PICTURE: dict[str, Any] = {"patch": (4, 4, 4), "line": (4, 1, 16)}
 TUNING = {
     "hopper": Tuning(
         field=(128, 8),
