@@ -261,7 +261,7 @@ def count_issues(
     if tiles:
         inside = set().union(*(loop.body for loop in tiles))
         reached = sum(n > 0 for n in trips)
-        if 2 * len(inside) < reached:
+        if 4 * len(inside) < reached:
             raise ValueError(f"the loop over tiles has {len(inside)} of {reached} instructions")
     kinds: Counter[str] = Counter()
     for i in inside:

@@ -104,12 +104,12 @@ class FusedField:
         def zeros(wanted: bool, *size: int) -> Tensor | None:
             return torch.zeros(size, dtype=torch.float32, device=device) if wanted else None
 
-        programs = n_programs(device, BACKWARD_PROGRAMS)
+        shape, programs = packed.shape, n_programs(device, BACKWARD_PROGRAMS)
         self.sums = Sums(
-            zeros(plan.decoder, programs, packed.shape.n_weights),
-            zeros(plan.decoder, programs, packed.shape.n_biases),
-            zeros(plan.decoder, 3, first_programs(device), packed.shape.width),
-            zeros(plan.planes or plan.decoder, texels.rows.shape[0], packed.shape.width),
+            zeros(plan.decoder, programs, shape.n_weights - shape.weight_offset(1)),
+            zeros(plan.decoder, programs, shape.n_biases),
+            zeros(plan.decoder and shape.n_layers == 1, 3, first_programs(device), shape.width),
+            zeros(plan.planes or plan.decoder, texels.rows.shape[0], shape.width),
         )
 
     def sample_bytes(self, backward: bool) -> int:
@@ -159,14 +159,11 @@ class FusedField:
 
     def decoder_sums(self, first: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the packed weights, ``first`` being the first layer's, and of biases."""
-        shape, sums = self.inputs.decoder.shape, self.sums
+        sums = self.sums
         assert sums.weights is not None
         assert sums.biases is not None
-        assert sums.first is not None
-        weights, biases = sums.weights.sum(0), sums.biases.sum(0)
-        weights[: first.numel()] += first
-        biases[: shape.width] += sums.first.sum((0, 1))
-        return weights, biases
+        biases = sums.biases.sum(0) if sums.only is None else sums.only.sum((0, 1))
+        return torch.cat([first, sums.weights.sum(0)]), biases
 
     def gradients(self) -> FieldGradients:
         plan, n_layers = self.plan, len(self.decoder.weights)

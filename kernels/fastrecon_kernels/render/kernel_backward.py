@@ -29,7 +29,7 @@ def group_backward_kernel(
     d_raw_ptr,
     d_rgb_ptr,
     weights_ptr,  # the group's part of the packed decoder
-    biases_ptr,
+    biases_ptr,  # from that of the z before the group on
     d_weights_ptr,  # the same parts of the per-program sums (programs, ...)
     d_biases_ptr,
     weights_stride,
@@ -44,45 +44,57 @@ def group_backward_kernel(
     ACTIVATION: tl.constexpr,
     WEIGHT_GRAD: tl.constexpr,
     APPROX: tl.constexpr,
+    WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Backward of one or two layers: N_SQUARE hidden ones, then the last one with LAST."""
+    """Backward of one or two layers: N_SQUARE hidden ones, then the last one with LAST.
+
+    The gradient of a bias is that of a z, summed, so the group serves the biases of the z before it
+    and of those within, and the last one with LAST.
+    """
     SQUARE: tl.constexpr = WIDTH * WIDTH
     square = matrix_offsets(WIDTH, WIDTH)
     narrow = N_SQUARE * SQUARE + matrix_offsets(WIDTH, OUT)
     offs_w = tl.arange(0, WIDTH)
-    offs_last = N_SQUARE * WIDTH + tl.arange(0, OUT)
+    offs_last = (N_SQUARE + 1) * WIDTH + tl.arange(0, OUT)
     program = tl.program_id(0).to(tl.int64)
     d_weights_ptr += program * weights_stride
     d_biases_ptr += program * biases_stride
     if N_SQUARE >= 1:
         w_a = tl.load(weights_ptr + square)
-        b_a = tl.load(biases_ptr + offs_w)
     if N_SQUARE == 2:
         w_b = tl.load(weights_ptr + SQUARE + square)
     if LAST:
         w_last = tl.load(weights_ptr + narrow)
     if WEIGHT_GRAD:
+        bias_0 = tl.zeros((BLOCK_M // 16, 8, WIDTH), tl.float32)
+        if N_SQUARE + LAST == 2:
+            bias_a = tl.zeros((BLOCK_M // 16, 8, WIDTH), tl.float32)
         if N_SQUARE >= 1:
             sum_a = tl.load(d_weights_ptr + square)
-            bias_a = tl.load(d_biases_ptr + offs_w)
         if N_SQUARE == 2:
             sum_b = tl.load(d_weights_ptr + SQUARE + square)
-            bias_b = tl.load(d_biases_ptr + WIDTH + offs_w)
         if LAST:
             sum_last = tl.load(d_weights_ptr + narrow)
             bias_last = tl.load(d_biases_ptr + offs_last)
+    if WIDEN:
+        identity = tl.where(offs_w[:, None] == offs_w[None, :], 1.0, 0.0)
+        identity = identity.to(cut_ptr.dtype.element_ty)
 
     tile = tl.program_id(0)
     while tile * BLOCK_M < n_samples:
         samples = tile * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = samples < n_samples
         offsets = samples.to(tl.int64)[:, None] * WIDTH + offs_w[None, :]
-        z = tl.load(cut_ptr + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
+        z = tl.load(cut_ptr + offsets, mask=mask[:, None], other=0.0)
+        # A product leaves z in the layout of the other products; no other way to fp32 does.
+        z = tl.dot(z, identity) if WIDEN else z.to(tl.float32)
         x_a, slope_a = activate_and_derive(z, ACTIVATION, APPROX)
         x, slope = x_a, slope_a  # of the group's last layer
         if N_SQUARE + LAST == 2:
+            # Loaded each time: there is no room to keep it.
+            b_a = tl.load(biases_ptr + WIDTH + offs_w)
             top = apply_weight(x_a, w_a, PRECISION) + b_a[None, :]
             x, slope = activate_and_derive(top, ACTIVATION, APPROX)
 
@@ -95,27 +107,45 @@ def group_backward_kernel(
                 bias_last += tl.sum(d, 0)
             d = apply_transposed(d, w_last, PRECISION) * slope
         else:
-            d = tl.load(grad_ptr + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
+            d = tl.load(grad_ptr + offsets, mask=mask[:, None], other=0.0)
         if N_SQUARE == 2:
             if WEIGHT_GRAD:
                 sum_b += weight_gradient(x, d, w_b, PRECISION)
-                bias_b += tl.sum(d, 0)
             d = apply_transposed(d, w_b, PRECISION) * slope
         if N_SQUARE >= 1:
             if WEIGHT_GRAD:
                 sum_a += weight_gradient(x_a, d, w_a, PRECISION)
-                bias_a += tl.sum(d, 0)
+                if N_SQUARE + LAST == 2:
+                    bias_a += sum_row_pairs(d)
             d = apply_transposed(d, w_a, PRECISION) * slope_a
+        if WEIGHT_GRAD:
+            bias_0 += sum_row_pairs(d)
         tl.store(grad_ptr + offsets, d, mask=mask[:, None])
         tile += tl.num_programs(0)
 
     if WEIGHT_GRAD:
+        add_bias(d_biases_ptr + offs_w, bias_0)
+        if N_SQUARE + LAST == 2:
+            add_bias(d_biases_ptr + WIDTH + offs_w, bias_a)
         if N_SQUARE >= 1:
             tl.store(d_weights_ptr + square, sum_a)
-            tl.store(d_biases_ptr + offs_w, bias_a)
         if N_SQUARE == 2:
             tl.store(d_weights_ptr + SQUARE + square, sum_b)
-            tl.store(d_biases_ptr + WIDTH + offs_w, bias_b)
         if LAST:
             tl.store(d_weights_ptr + narrow, sum_last)
             tl.store(d_biases_ptr + offs_last, bias_last)
+
+
+@triton.jit
+def sum_row_pairs(d):
+    """(M // 16, 8, WIDTH) sums of rows 8 apart of d (M, WIDTH).
+
+    On tensor cores a thread has both, so that nothing is exchanged between threads.
+    """
+    return tl.sum(tl.reshape(d, (d.shape[0] // 16, 2, 8, d.shape[1])), 1)
+
+
+@triton.jit
+def add_bias(ptr, sums):
+    """Add all of what `sum_row_pairs` gave to (WIDTH,) in memory."""
+    tl.store(ptr, tl.load(ptr) + tl.sum(tl.sum(sums, 0), 0))

@@ -70,9 +70,9 @@ class Records(NamedTuple):
 class Sums(NamedTuple):
     """Gradients that are added up over chunks of samples; None where nobody asks."""
 
-    weights: Tensor | None  # (programs, n_weights) fp32; 0 for the first layer
-    biases: Tensor | None  # (programs, n_biases) fp32; 0 for the first layer
-    first: Tensor | None  # (3, programs, WIDTH) fp32: the first layer's bias
+    weights: Tensor | None  # (programs, n_weights without the first layer's) fp32
+    biases: Tensor | None  # (programs, n_biases) fp32; 0 for a single layer
+    only: Tensor | None  # (3, programs, WIDTH) fp32: the bias of a single layer
     folded: Tensor | None  # (T, WIDTH) fp32: texels behind the first layer's weight
 
 
@@ -189,14 +189,15 @@ def differentiate(
     weight_grad = sums.weights is not None
     d_weights = decoder.weights if sums.weights is None else sums.weights
     d_biases = decoder.biases if sums.biases is None else sums.biases
-    strides = (shape.n_weights, shape.n_biases)
+    first = shape.weight_offset(1)
+    strides = (shape.n_weights - first, shape.n_biases)
     grad = None
     if records.cuts is not None:
         grad = torch.empty_like(records.cuts[0])
         tile = tile_options(tuning.group)
         grid = (min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, BACKWARD_PROGRAMS)),)
         for cut, group in reversed(list(enumerate(groups(shape, tuning)))):
-            offset, bias_offset = shape.weight_offset(group[0] + 1), (group[0] + 1) * shape.width
+            offset, bias_offset = shape.weight_offset(group[0] + 1), group[0] * shape.width
             with torch.cuda.device_of(d_raw):
                 group_backward_kernel[grid](
                     records.cuts[cut],
@@ -207,7 +208,7 @@ def differentiate(
                     d_rgb,
                     decoder.weights[offset:],
                     decoder.biases[bias_offset:],
-                    d_weights.view(-1)[offset:],
+                    d_weights.view(-1)[offset - first :],
                     d_biases.view(-1)[bias_offset:],
                     *strides,
                     count,
@@ -222,7 +223,7 @@ def differentiate(
                     ),
                     **tile,
                 )
-    first = (samples, records, grad, d_raw, d_rgb, inputs, settings, precision)
+    left = (samples, records, grad, d_raw, d_rgb, inputs, settings, precision)
     if sums.folded is not None:
-        scatter_first(*first, sums, exact=exact)
-    return differentiate_points(*first) if need_points else None
+        scatter_first(*left, sums, exact=exact)
+    return differentiate_points(*left) if need_points else None

@@ -78,11 +78,11 @@ def scatter_first(
         table, folded, unit = whole.table, whole.sums, whole.unit
         first_ray -= whole.first_object * samples.rays_per_object
     arguments: list[Any] = [samples.rays_o, samples.rays_d, samples.ts, table, grad]
-    arguments += [records.raw, records.rgb, d_raw, d_rgb, folded, unit, sums.first, *rest]
+    arguments += [records.raw, records.rgb, d_raw, d_rgb, folded, unit, sums.only, *rest]
     arguments += [n_rays, samples.per_ray, first_ray, samples.rays_per_object]
     arguments += [columns, lead, max_listed, float(settings.radius), float(settings.rgb_padding)]
     constexprs = first_constexprs(
-        shape, settings, n_levels, patch, bias_grad=sums.first is not None, exact=exact
+        shape, settings, n_levels, patch, bias_grad=sums.only is not None, exact=exact
     )
     taps = {**constexprs, **tile_options(tuning.taps), "LISTED": windows}
     taps["ALONG_RAYS"] = samples.ts is not None

@@ -32,6 +32,7 @@ class Tuning(NamedTuple):
     kept_bytes: int = 0  # largest packed decoder that stays loaded over a program's tiles
     pair_layers: bool = True  # two layers of up to 64 x 64 per backward group, else one
     approx: bool = False  # NVIDIA's approximate special functions and packed bf16 interpolation
+    widen: bool = False  # bf16 to fp32 by a product with 1, see `group_backward_kernel`
     field_registers: int = 0  # most per thread, see `field_options`; 0: any number
 
 
@@ -40,13 +41,14 @@ SMALL_PICTURE: dict[str, Any] = {"patch": (4, 4, 4), "line": (4, 1, 16)}
 TUNING = {
     "hopper": Tuning(
         field=(128, 8),
-        group=(64, 8),
+        group=(128, 8),
         taps=(64, 8),
         points=(64, 8),
         fold=(64, 4),
         **PICTURE,
         kept_bytes=112 << 10,
         approx=True,
+        widen=True,
         field_registers=128,
     ),
     "blackwell": Tuning(
@@ -58,6 +60,7 @@ TUNING = {
         **PICTURE,
         kept_bytes=112 << 10,
         approx=True,
+        widen=True,
     ),
     "nvidia": Tuning(
         field=(64, 8),
@@ -270,6 +273,7 @@ def group_constexprs(
         "LAST": end - start < cut_every(shape, tuning),
         "OUT": shape.out,
         "ACTIVATION": activation,
+        "WIDEN": tuning.widen,
         "WEIGHT_GRAD": weight_grad,
     }
 
