@@ -26,8 +26,9 @@ from bench.case import Case
 from bench.conditions import ROOT, conditions
 from bench.guard import baseline_path, comparable, find_losses
 from bench.harness import Options
+from bench.memory_count import PATH as MEMORY_COUNT
 from bench.operators import CASES
-from bench.page import page_table, put_into_page, static_table
+from bench.page import memory_table, page_table, put_into_page, static_table
 from bench.peaks import measure_peaks
 from bench.plot_sweep import plot_sweep
 from bench.plots import plot_result
@@ -254,7 +255,9 @@ def page(arguments: Sequence[str]) -> int:
         prog="python -m bench page", description="Put a result's table into a page."
     )
     parser.add_argument(
-        "result", type=lambda name: Path(name).resolve(), help="or bench/results/static.json"
+        "result",
+        type=lambda name: Path(name).resolve(),
+        help="or bench/results/{static,memory}.json",
     )
     parser.add_argument("page", type=Path)
     parser.add_argument("--operator", default="render_rays", help="whose rows")
@@ -262,6 +265,8 @@ def page(arguments: Sequence[str]) -> int:
     try:
         if options.result == STATIC_BASELINE:
             put_into_page(options.page, "static", static_table(options.result))
+        elif options.result == MEMORY_COUNT:
+            put_into_page(options.page, "memory", memory_table(options.result))
         else:
             result = read_result(options.result)
             table = page_table(result, options.operator)

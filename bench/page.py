@@ -78,6 +78,45 @@ def static_table(path: Path, target: str = "sm_90") -> str:
     return "\n".join(lines)
 
 
+MEMORY = (
+    "| workload | samples per ray | kept, bytes per sample | kept, MB "
+    "| peak of the forward pass, MB | of the backward pass, MB | of that, whatever the chunk "
+    "| bytes per sample in flight, of those expected | deterministic: backward pass, MB |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def memory_table(path: Path) -> str:
+    """Markdown of what `bench.memory_count` saved, and the conditions beneath."""
+    saved = json.loads(path.read_text())
+    conditions = saved["conditions"]
+    rows = {
+        (row["workload"], row["importance"], row["samples"], row["deterministic"]): row
+        for row in saved["rows"]
+    }
+    lines: list[str] = list(MEMORY)
+    last = ""
+    for (workload, importance, samples, deterministic), row in rows.items():
+        if deterministic:
+            continue
+        name = f"{workload}, {'half of the samples fine' if importance else 'all coarse'}"
+        other = rows[workload, importance, samples, True]
+        per_sample = row["kept"] / (conditions["objects"] * row["rays"] * samples)
+        mega = [row[key] / 1e6 for key in ("kept", "forward", "backward", "fixed")]
+        cells = [f"{per_sample:.2f}", *(f"{x:.0f}" for x in mega)]
+        cells += [f"{row['in_flight']:.0f} of {row['formula']}", f"{other['backward'] / 1e6:.0f}"]
+        lines.append(f"| {'' if name == last else name} | {samples} | {' | '.join(cells)} |")
+        last = name
+    versions = ", ".join(f"{name} {conditions[name]}" for name in ("torch", "triton", "commit"))
+    found = (
+        f"{versions}; {conditions['objects']} objects, {conditions['inputs']} inputs, kernels in "
+        f"{conditions['precision']}, gradients of {conditions['gradients']}, launch choices for "
+        f"{conditions['processors']} processors, chunks of {conditions['chunk_bytes'] >> 20} MiB. "
+        "Counted, not measured."
+    )
+    return "\n".join([*lines, "", found])
+
+
 def put_into_page(path: Path, name: str, text: str) -> None:
     """Replace what stands between the page's two lines for ``name``.
 

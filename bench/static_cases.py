@@ -137,6 +137,7 @@ def render() -> list[StaticCase]:
     """The field, forward and backward: Real3D's decoder on workload A, G3DR's on workload B."""
     a, b = RenderSettings.triposr(), RenderSettings.g3dr()
     cases = [select_case("render A select", a, "chord_ptr"), select_case("render B select", b)]
+    cases += importance_cases("render B", b)
     for tuned in TUNED_FOR:
         cases += render_cases("render A", a, 40, 1, [64] * 9 + [4], "silu", tuned)
         cases += render_cases("render B", b, 64, 3, [64, 4], "softplus", tuned)
@@ -298,6 +299,36 @@ def select_case(name: str, settings: RenderSettings, *absent: str) -> StaticCase
         if name not in constants
     }
     return StaticCase(name, select_kernel, signature, constants, samples=BLOCK_R * SEGMENT)
+
+
+def importance_cases(name: str, settings: RenderSettings, n_colours: int = 3) -> list[StaticCase]:
+    """The kernels that draw and order fine samples, and that merge records in that order."""
+    from fastrecon_kernels.render import importance_kernel as kernels
+
+    n_coarse, n_fine = settings.n_samples, settings.n_importance
+    order = kernels.importance_options(n_coarse, n_fine, settings.stratified)
+    merge = kernels.merge_options(n_coarse, n_fine, n_colours)
+    types = {"seed_ptr": "*i64", "order_ptr": "*i32"}
+    cases = []
+    for what, kernel, options, samples in (
+        (
+            "draw and order",
+            kernels.importance_kernel,
+            order,
+            order["BLOCK_R"] * (n_coarse + n_fine),
+        ),
+        ("merge", kernels.merge_kernel, merge, merge["BLOCK"]),
+    ):
+        constexprs = {key: value for key, value in options.items() if key != "num_warps"}
+        signature = {
+            argument: types.get(argument, "*fp32" if argument.endswith("_ptr") else "i32")
+            for argument in kernel.arg_names
+            if argument not in constexprs
+        }
+        warps = options["num_warps"]
+        case = StaticCase(f"{name} {what}", kernel, signature, constexprs, warps, samples=samples)
+        cases.append(case)
+    return cases
 
 
 OPERATORS = {

@@ -11,6 +11,8 @@ as integers that order like floats, NaN included, so that places are always a pe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -185,6 +187,35 @@ def merge_kernel(
         tl.store(merged_rgb_ptr + slots[:, None] * K + offs_k, out, mask=used)
 
 
+def importance_options(n_coarse: int, n_fine: int, stratified: bool) -> dict[str, Any]:
+    """Compile-time arguments of `importance_kernel` and its warps."""
+    block_s, block_f = triton.next_power_of_2(n_coarse), triton.next_power_of_2(n_fine)
+    side = max(block_s, block_f)
+    return {
+        "S": n_coarse,
+        "F": n_fine,
+        "STRATIFIED": stratified,
+        "LINE_STEP": 1 / max(n_fine - 1, 1),
+        "BLOCK_R": max(1, TILE // side**2),
+        "BLOCK_S": block_s,
+        "BLOCK_F": block_f,
+        "num_warps": max(4, side // 8),
+    }
+
+
+def merge_options(n_coarse: int, n_fine: int, n_colours: int) -> dict[str, Any]:
+    """Compile-time arguments of `merge_kernel` and its warps."""
+    block_k = min(triton.next_power_of_2(n_colours), 32)
+    return {
+        "S": n_coarse,
+        "F": n_fine,
+        "K": n_colours,
+        "BLOCK": max(GATHER_BLOCK // block_k, 32),
+        "BLOCK_K": block_k,
+        "num_warps": 4,
+    }
+
+
 def draw_and_order(
     ts: Tensor, weights: Tensor, settings: RenderSettings, seed: Tensor | None, first_ray: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,11 +241,9 @@ def draw_and_order(
     merged = torch.empty(n_rays, n_coarse + n_fine, dtype=torch.float32, device=ts.device)
     order = torch.empty(n_rays, n_coarse + n_fine, dtype=torch.int32, device=ts.device)
     if n_rays:
-        block_s, block_f = triton.next_power_of_2(n_coarse), triton.next_power_of_2(n_fine)
-        side = max(block_s, block_f)
-        block_r = max(1, TILE // side**2)
+        options = importance_options(n_coarse, n_fine, settings.stratified)
         with torch.cuda.device_of(ts):
-            importance_kernel[(triton.cdiv(n_rays, block_r),)](
+            importance_kernel[(triton.cdiv(n_rays, options["BLOCK_R"]),)](
                 ts.contiguous(),
                 weights.contiguous(),
                 seed if settings.stratified else None,
@@ -223,14 +252,7 @@ def draw_and_order(
                 order,
                 n_rays,
                 first_ray,
-                S=n_coarse,
-                F=n_fine,
-                STRATIFIED=settings.stratified,
-                LINE_STEP=1 / max(n_fine - 1, 1),
-                BLOCK_R=block_r,
-                BLOCK_S=block_s,
-                BLOCK_F=block_f,
-                num_warps=max(4, side // 8),
+                **options,
             )
     return fine, merged, order
 
@@ -243,10 +265,9 @@ def merge_records(
     merged_raw = torch.empty(order.shape, dtype=torch.float32, device=raw.device)
     merged_rgb = torch.empty(*order.shape, n_colours, dtype=torch.float32, device=raw.device)
     if order.numel():
-        block_k = min(triton.next_power_of_2(n_colours), 32)
-        block = max(GATHER_BLOCK // block_k, 32)
+        options = merge_options(raw.shape[1], fine_raw.shape[1], n_colours)
         with torch.cuda.device_of(raw):
-            merge_kernel[(triton.cdiv(order.numel(), block),)](
+            merge_kernel[(triton.cdiv(order.numel(), options["BLOCK"]),)](
                 order,
                 raw.contiguous(),
                 fine_raw.contiguous(),
@@ -255,11 +276,6 @@ def merge_records(
                 merged_raw,
                 merged_rgb,
                 order.numel(),
-                S=raw.shape[1],
-                F=fine_raw.shape[1],
-                K=n_colours,
-                BLOCK=block,
-                BLOCK_K=block_k,
-                num_warps=4,
+                **options,
             )
     return merged_raw, merged_rgb

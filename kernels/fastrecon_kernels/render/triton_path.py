@@ -28,6 +28,8 @@ from .rays import place_samples, ray_range
 
 CHUNK_BYTES = 128 << 20
 """Bound on per-sample buffers: a chunk has as many rays as fit, at least one."""
+PLACED_BYTES = 32
+"""Of positions, intervals and their order, per sample."""
 MAX_SAMPLES = 1 << 30
 """Samples of a chunk are counted in 32 bits."""
 
@@ -70,8 +72,8 @@ class Rays(NamedTuple):
 def split_rays(
     n_rays: int, n_samples: int, call: Call, field: Field, backward: bool
 ) -> list[slice]:
-    """Chunks of the flat rays; 32 bytes per sample are for positions, intervals and their order."""
-    per_ray = n_samples * (field.sample_bytes(backward) + 32)
+    """Chunks of the flat rays."""
+    per_ray = n_samples * (field.sample_bytes(backward) + PLACED_BYTES)
     step = max(1, min(CHUNK_BYTES // per_ray, MAX_SAMPLES // n_samples))
     if step > 4:  # slices stay 16-byte aligned, else every kernel compiles again for some chunks
         step -= step % 4
@@ -132,6 +134,16 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def put(whole: Tensor | None, part: slice, values: Tensor, n_rays: int) -> Tensor:
+    """Values of a chunk in their place among all rays' (`join` would hold every sample twice)."""
+    if values.shape[0] == n_rays:
+        return values
+    if whole is None:
+        whole = values.new_empty(n_rays, *values.shape[1:])
+    whole[part] = values
+    return whole
+
+
 class Pixels(NamedTuple):
     """What a call renders."""
 
@@ -147,14 +159,15 @@ def render_chunks(call: Call, rays: Rays, field: Field) -> Pixels:
     settings = call.plan.settings
     refine = rays.ts is None and settings.n_importance > 0
     n_samples = settings.n_samples + settings.n_importance if rays.ts is None else rays.ts.shape[1]
-    parts, positions = [], []
+    n_rays = rays.rays_o.shape[0]
+    parts, positions = [], None
     # An empty chunk gives results of the right shape where there are no rays.
-    chunks = split_rays(rays.rays_o.shape[0], n_samples, call, field, False) or [slice(0, 0)]
+    chunks = split_rays(n_rays, n_samples, call, field, False) or [slice(0, 0)]
     for part in chunks:
         chunk = make_chunk(call, rays, part)
         if refine:
             ts, raw, rgb = add_fine_samples(chunk, field, settings, rays.seed)
-            positions.append(ts)
+            positions = put(positions, part, ts, n_rays)
         else:
             ts = chunk.ts
             raw, rgb, _ = field.seen_records(chunk.samples, chunk.deltas, chunk.chord, stop=True)
@@ -170,10 +183,11 @@ def render_chunks(call: Call, rays: Rays, field: Field) -> Pixels:
                 chunk.chord,
             )
         )
+        del chunk, ts, raw, rgb  # else they live on while the next chunk's are made
     rgb, opacity, depth = (join([part[i] for part in parts]) for i in range(3))
     each = [part.samples for part in parts if part.samples is not None]
     samples = [join(column) for column in zip(*each, strict=True)]
-    return Pixels(rgb, opacity, depth, samples, join(positions) if refine else None)
+    return Pixels(rgb, opacity, depth, samples, positions)
 
 
 class PixelGradients(NamedTuple):
@@ -229,9 +243,10 @@ def differentiate_chunks(
         )
         d_points = field.backward(chunk.samples, records, d_raw.flatten(), d_colours.flatten(0, 1))
         if d_points is not None and d_rays is not None:
-            each = d_points.view(*chunk.ts.shape, 3)
-            d_rays[0][part] = each.sum(1)
-            d_rays[1][part] = (each * chunk.ts[..., None]).sum(1)
+            d_points = d_points.view(*chunk.ts.shape, 3)
+            d_rays[0][part] = d_points.sum(1)
+            d_rays[1][part] = (d_points * chunk.ts[..., None]).sum(1)
+        del chunk, records, d_raw, d_colours, d_points  # as above, and they are most of a chunk
     return d_rays
 
 
@@ -253,6 +268,7 @@ def differentiate_query(
         gradient = field.backward(samples, records, d_raw[part], d_rgb[part])
         if d_points is not None and gradient is not None:
             d_points[part] = gradient
+        del records, gradient
     return d_points
 
 
