@@ -9,6 +9,9 @@
 Parity first: on the benchmark's own inputs, every renderer's results (and gradients) are compared
 with the published renderer's, and one that differs is reported and not timed. Then calls are timed
 in turns. Every row says what it was measured on; see NOTES.md. Exits with 1 if a row failed.
+
+Kept launch choices are used where there are some (kernels/README.md, "Tuning"); FASTRECON_TUNE=0
+measures the defaults. The conditions say which.
 """
 
 from __future__ import annotations

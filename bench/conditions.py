@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastrecon_kernels.common.backend import triton_installed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +71,15 @@ def device_slug(device: torch.device | str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def launch_choices(device: torch.device) -> str:
+    """Whether the kernels run with their default launch choices or with kept ones, in words."""
+    if device.type != "cuda" or not triton_installed():
+        return "defaults"
+    from fastrecon_kernels.render.tuned import state
+
+    return state(device)
+
+
 def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Device, versions, threads, load and commit, for JSON."""
     found: dict[str, Any] = {
@@ -83,6 +93,7 @@ def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": commit(),
         "inputs": "float32",
+        "tuning": launch_choices(torch.device(device)),
         "load_before": load_average(),
     }
     if torch.device(device).type == "cuda":

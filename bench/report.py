@@ -128,10 +128,12 @@ def format_conditions(found: dict[str, Any]) -> str:
     device = found.get("gpu") or f"{found['cpu']}, {found['threads']} threads"
     driver = f", driver {found['driver']}" if found.get("driver") else ""
     load = f", load {found['load_before']}" if found.get("load_before") is not None else ""
+    kept = found.get("tuning", "defaults")
+    choices = "" if kept == "defaults" else f", launch choices {kept}"
     load += f" to {found['load_after']}" if found.get("load_after") is not None else ""
     return (
         f"{device}{driver}; torch {found['torch']}, triton {found['triton']}, Python "
-        f"{found['python']}, commit {found['commit']}, fp32 inputs{load}"
+        f"{found['python']}, commit {found['commit']}, fp32 inputs{choices}{load}"
     )
 
 

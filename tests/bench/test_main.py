@@ -45,12 +45,22 @@ def test_a_run_prints_tables_and_writes_json(
     assert {"torch", "triton", "python", "commit", "threads", "load_before", "load_after"} <= set(
         found["conditions"]
     )
+    assert found["conditions"]["tuning"] == "defaults"
     assert len(found["rows"]) == 2 * 2 * 5
     assert "render_rays A, forward: 1 x 6 rays, 768 samples" in printed
     assert "render_rays B, forward+backward: 1 x 6 rays, 384 samples" in printed
     assert f"written to {path}" in printed
     assert run("--out", str(tmp_path), "--no-plot", "--only", "render_rays B") == 0
     assert "render_rays A" not in capsys.readouterr().out
+
+
+def test_kept_launch_choices_are_named() -> None:
+    found = conditions(CPU)
+    assert "launch choices" not in report.format_conditions(found)
+    kept = report.format_conditions({**found, "tuning": "kept for 2 fields"})
+    assert "fp32 inputs, launch choices kept for 2 fields, load" in kept
+    del found["tuning"]  # as results were written before
+    assert "launch choices" not in report.format_conditions(found)
 
 
 def test_failed_rows_exit_with_1_and_are_listed(

@@ -21,7 +21,8 @@ from .launch import FieldInputs, Records, Samples, Sums, differentiate, evaluate
 from .launch_first import unfold_gradient
 from .pack import pack_decoder, unpack_gradients
 from .skip import seen_records
-from .tuning import BACKWARD_PROGRAMS, first_programs, groups, n_programs, tuning_of
+from .tuned import FieldKey, tuning_for
+from .tuning import Tuning, first_programs, groups, n_programs
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Field(Protocol):
 
 
 class FusedField:
-    """The kernels of `launch.py` on packed tensors."""
+    """The kernels of `launch.py` on packed tensors; ``tuning``: None, or not the kept choice."""
 
     one_object = False
 
@@ -90,6 +91,7 @@ class FusedField:
         levels: tuple[Tensor, ...],
         decoder: Decoder,
         occupancy: Tensor | None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.plan, self.levels, self.decoder = plan, levels, decoder
         half = plan.precision == "bf16"
@@ -98,13 +100,18 @@ class FusedField:
         texels = pack_texels(levels, torch.bfloat16 if half else levels[0].dtype)
         packed = pack_decoder(decoder, levels[0].shape[2], product)
         sizes = tuple((level.shape[3], level.shape[4]) for level in levels)
-        self.inputs = FieldInputs(texels, packed, occupancy, sizes)
         device = levels[0].device
+        if tuning is None:
+            reduction = plan.settings.reduction
+            key = FieldKey(packed.shape, len(levels), reduction, decoder.activation, plan.precision)
+            sides = tuple(max(size) for size in sizes)
+            tuning = tuning_for(device, key, sides, plan.planes or plan.decoder or plan.positions)
+        self.inputs = FieldInputs(texels, packed, occupancy, sizes, tuning)
 
         def zeros(wanted: bool, *size: int) -> Tensor | None:
             return torch.zeros(size, dtype=torch.float32, device=device) if wanted else None
 
-        shape, programs = packed.shape, n_programs(device, BACKWARD_PROGRAMS)
+        shape, programs = packed.shape, n_programs(device, tuning.group_programs)
         self.sums = Sums(
             zeros(plan.decoder, programs, shape.n_weights - shape.weight_offset(1)),
             zeros(plan.decoder, programs, shape.n_biases),
@@ -114,13 +121,12 @@ class FusedField:
 
     def sample_bytes(self, backward: bool) -> int:
         shape = self.inputs.decoder.shape
-        tuning = tuning_of(self.levels[0].device, self.plan.precision)
         record = 4 * shape.widths[-1]
         if not backward:
             return record + (4 if self.may_skip else 0)
         cut = shape.width * self.inputs.decoder.weights.element_size()
         # 12 for what windows leave of a sample on each plane.
-        total = 2 * record + (len(groups(shape, tuning)) + 1) * cut + 12
+        total = 2 * record + (len(groups(shape, self.inputs.tuning)) + 1) * cut + 12
         if self.plan.positions:
             total += 12 * (3 + 1)
         return total

@@ -9,7 +9,7 @@ one per plane for "concat", then square hidden ones, then W_last (WIDTH, OUT).
 
 Backward computes again instead of storing: the forward kernel writes z_0 and every CUT_EVERY-th
 z after it ("cuts"), then `group_backward_kernel` takes the layers between two cuts, the last ones
-first, and `first_backward_kernel` the first layer and the planes.
+first, and `window_backward_kernel` the planes and the first layer.
 """
 
 # Triton types compile-time values as objects.

@@ -15,16 +15,14 @@ from .kernel_backward import group_backward_kernel
 from .launch_first import differentiate_points, scatter_first
 from .pack import PackedDecoder
 from .tuning import (
-    BACKWARD_PROGRAMS,
-    FORWARD_PROGRAMS,
     LONG_ROWS,
+    Tuning,
     field_constexprs,
     field_options,
     group_constexprs,
     groups,
     n_programs,
     tile_options,
-    tuning_of,
 )
 
 
@@ -83,6 +81,7 @@ class FieldInputs(NamedTuple):
     decoder: PackedDecoder
     occupancy: Tensor | None  # (B, R, R, R) bool
     sizes: tuple[tuple[int, int], ...]  # height and width of each level
+    tuning: Tuning
 
 
 class Listed(NamedTuple):
@@ -98,12 +97,11 @@ def evaluate(
     """Raw density and colour of every sample; with ``cuts`` also what the backward pass needs."""
     decoder, shape = inputs.decoder, inputs.decoder.shape
     device, count = samples.rays_o.device, samples.count
-    tuning = tuning_of(device, precision)
     raw = torch.empty(count, dtype=torch.float32, device=device)
     rgb = torch.empty(count, shape.widths[-1] - 1, dtype=torch.float32, device=device)
     kept = None
     if cuts and shape.n_layers > 1:
-        size = (len(groups(shape, tuning)), count, shape.width)
+        size = (len(groups(shape, inputs.tuning)), count, shape.width)
         kept = torch.empty(size, dtype=decoder.weights.dtype, device=device)
     records = Records(raw, rgb, kept)
     if count:
@@ -122,9 +120,11 @@ def fill_records(
     """Write the records of all samples, or of the listed ones alone."""
     decoder, shape = inputs.decoder, inputs.decoder.shape
     device, count, occupancy = samples.rays_o.device, samples.count, inputs.occupancy
-    tuning, cuts = tuning_of(device, precision), records.cuts is not None
+    tuning, cuts = inputs.tuning, records.cuts is not None
     options = field_options(shape, tuning, cuts=cuts, listed=listed is not None)
-    programs = min(triton.cdiv(count, options["BLOCK_M"]), n_programs(device, FORWARD_PROGRAMS))
+    programs = min(
+        triton.cdiv(count, options["BLOCK_M"]), n_programs(device, tuning.field_programs)
+    )
     with torch.cuda.device_of(records.raw):
         field_kernel[(programs,)](
             samples.rays_o,
@@ -182,8 +182,7 @@ def differentiate(
         d_points (M, 3), if needed.
     """
     decoder, shape = inputs.decoder, inputs.decoder.shape
-    device, count = d_raw.device, samples.count
-    tuning = tuning_of(device, precision)
+    device, count, tuning = d_raw.device, samples.count, inputs.tuning
     if not count:
         return None
     weight_grad = sums.weights is not None
@@ -195,7 +194,8 @@ def differentiate(
     if records.cuts is not None:
         grad = torch.empty_like(records.cuts[0])
         tile = tile_options(tuning.group)
-        grid = (min(triton.cdiv(count, tile["BLOCK_M"]), n_programs(device, BACKWARD_PROGRAMS)),)
+        programs = n_programs(device, tuning.group_programs)
+        grid = (min(triton.cdiv(count, tile["BLOCK_M"]), programs),)
         for cut, group in reversed(list(enumerate(groups(shape, tuning)))):
             offset, bias_offset = shape.weight_offset(group[0] + 1), group[0] * shape.width
             with torch.cuda.device_of(d_raw):

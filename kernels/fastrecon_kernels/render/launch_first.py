@@ -19,7 +19,6 @@ from .tuning import (
     point_constexprs,
     precision_of,
     tile_options,
-    tuning_of,
 )
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ def scatter_first(
     of it is added in whole numbers, which have the same sum in any order.
     """
     assert sums.folded is not None
-    shape, device = inputs.decoder.shape, d_raw.device
-    tuning = tuning_of(device, precision)
+    shape, device, tuning = inputs.decoder.shape, d_raw.device, inputs.tuning
     n_levels = inputs.texels.table.shape[0]
     windows = samples.ts is not None and n_levels <= MAX_LEVELS and tuning.window_warps > 0
     n_rays = samples.rays_o.shape[0]
@@ -109,7 +107,6 @@ def differentiate_points(
 ) -> Tensor:
     """Gradient (M, 3) of the positions, in scene units, from that of z_0, as `scatter_first`."""
     device, count, shape = d_raw.device, samples.count, inputs.decoder.shape
-    tuning = tuning_of(device, precision)
     d_points = torch.empty(3, count, 3, dtype=torch.float32, device=device)
     with torch.cuda.device_of(d_raw):
         point_backward_kernel[(first_programs(device), 3)](
@@ -134,11 +131,11 @@ def differentiate_points(
                 shape,
                 settings,
                 precision,
-                tuning,
+                inputs.tuning,
                 n_levels=inputs.texels.table.shape[0],
                 along_rays=samples.ts is not None,
             ),
-            **tile_options(tuning.points),
+            **tile_options(inputs.tuning.points),
         )
     return d_points.sum(0)
 
@@ -164,7 +161,6 @@ def unfold_gradient(
     size = shape.block_c * shape.width
     sums = d_folded.new_empty(3, programs, size) if weights else None
     n_objects = n_rows // sum(3 * h * w for h, w in inputs.sizes)
-    options = tile_options(tuning_of(device, precision).fold)
     with torch.cuda.device_of(d_folded):
         fold_backward_kernel[(programs, 3)](
             d_folded,
@@ -181,7 +177,7 @@ def unfold_gradient(
                 planes=planes,
                 weights=weights,
             ),
-            **options,
+            **tile_options(inputs.tuning.fold),
         )
     if sums is None:
         return d_rows, None

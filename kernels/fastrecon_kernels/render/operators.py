@@ -35,6 +35,7 @@ from .triton_path import (
     query_chunks,
     render_chunks,
 )
+from .tuned import or_with_defaults
 
 RAYS = "Tensor rays_o, Tensor rays_d, Tensor? ts, Tensor? depth_prior, Tensor? occupancy, "
 RAYS += "Tensor? seed"
@@ -48,6 +49,7 @@ def flat(x: Tensor) -> Tensor:
 # --- rays --------------------------------------------------------------------------------------
 
 
+@or_with_defaults
 def _render(
     rays_o: Tensor,
     rays_d: Tensor,
@@ -92,6 +94,7 @@ def _render_fake(
     return [rays_o.new_empty((*shape, *size), dtype=torch.float32) for size in sizes]
 
 
+@or_with_defaults
 def _render_backward(
     grads: list[Tensor | None],
     opacity: Tensor,
@@ -215,6 +218,7 @@ render_backward = register(
 # --- points ------------------------------------------------------------------------------------
 
 
+@or_with_defaults
 def _query(points: Tensor, *packed: Any) -> tuple[Tensor, Tensor]:
     arguments = FieldArguments(*packed)
     shape = points.shape[:2]
@@ -232,6 +236,7 @@ def _query_fake(points: Tensor, *packed: Any) -> tuple[Tensor, Tensor]:
     return raw, points.new_empty((*shape, n_colours), dtype=torch.float32)
 
 
+@or_with_defaults
 def _query_backward(d_raw: Tensor, d_rgb: Tensor, points: Tensor, *rest: Any) -> list[Tensor]:
     *packed, needs = rest
     arguments = FieldArguments(*packed)

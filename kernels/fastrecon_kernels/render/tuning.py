@@ -1,7 +1,7 @@
 """How the field kernels are compiled and launched: tiles, layer groups, compile-time arguments.
 
 `launch.py` and the static report (`bench/static_cases.py`) both read these, so that what is
-reported is what runs.
+reported is what runs. These are the defaults; `tuned.py` has what was measured.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class Tuning(NamedTuple):
     approx: bool = False  # NVIDIA's approximate special functions and packed bf16 interpolation
     widen: bool = False  # bf16 to fp32 by a product with 1, see `group_backward_kernel`
     field_registers: int = 0  # most per thread, see `field_options`; 0: any number
+    training: tuple[int, int] | None = None  # `field` where cuts are written; None: as it is
+    # Programs per processor. The backward kernels fill the registers with one, and every program
+    # has its own sums of weight gradients (bytes: programs x parameters x 4).
+    field_programs: int = 2
+    group_programs: int = 1
 
 
 PICTURE: dict[str, Any] = {"patch": (4, 4, 8), "line": (8, 1, 16)}
@@ -92,14 +97,12 @@ TUNING = {
         fold=(64, 1),
         **PICTURE,
         kept_bytes=112 << 10,
+        widen=True,
     ),
 }
 """bf16 products by GPU, and tf32 or fp32 products anywhere: the largest tiles that do not spill on
 workloads A and B (bench.static). Hopper and Blackwell multiply by weights that lie in shared
 memory, of which two programs share a processor's; elsewhere kept weights fill the registers."""
-FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 2, 1
-"""Programs per processor. The backward kernels fill the registers with one, and every program has
-its own sums of weight gradients (bytes: programs x parameters x 4)."""
 FIRST_PROGRAMS = 2
 """Programs per processor of the first layer's backward pass, a third of them for each plane."""
 INTERPRETED_PROGRAMS = 2
@@ -123,18 +126,27 @@ def first_programs(device: torch.device) -> int:
 
 
 @functools.cache
-def tuning_of(device: torch.device, precision: str) -> Tuning:
-    """The row of `TUNING` for a call."""
+def row_of(device: torch.device, precision: str) -> str:
+    """The name of the row of `TUNING` for a call."""
     if interpreting():
-        return TUNING["interpreter"]
-    generation = 0 if torch.version.hip else torch.cuda.get_device_capability(device)[0]
+        return "interpreter"
     if precision != "bf16":
-        # Three products in tf32 for one in fp32 spill elsewhere.
-        windows = precision == "tf32" or generation == 9
-        return TUNING["fp32"] if windows else TUNING["fp32"]._replace(window_warps=0)
+        return "fp32"
     if torch.version.hip is not None:
-        return TUNING["amd"]
-    chosen = TUNING[{9: "hopper", 10: "blackwell"}.get(generation, "nvidia")]
+        return "amd"
+    generation = torch.cuda.get_device_capability(device)[0]
+    return {9: "hopper", 10: "blackwell"}.get(generation, "nvidia")
+
+
+@functools.cache
+def tuning_of(device: torch.device, precision: str) -> Tuning:
+    """The defaults for a call: its row of `TUNING`."""
+    chosen = TUNING[row_of(device, precision)]
+    if interpreting() or torch.version.hip is not None:
+        return chosen
+    generation = torch.cuda.get_device_capability(device)[0]
+    if precision == "fp32" and generation != 9:
+        chosen = chosen._replace(window_warps=0)  # three products in tf32 for one spill
     return chosen._replace(approx=chosen.approx and generation >= FIRST_BF16)
 
 
@@ -170,7 +182,7 @@ def field_options(
     roomy = not cuts and not (listed and piece_of(shape.channels) == 64)
     limited = tuning.field_registers > 0 and narrow and roomy
     return {
-        **tile_options(tuning.field),
+        **tile_options(tuning.training if cuts and tuning.training else tuning.field),
         **({"maxnreg": tuning.field_registers} if limited else {}),
     }
 
