@@ -8,8 +8,9 @@ fewer channels, the fewer threads share a sample and repeat the arithmetic of it
 ``APPROX`` allows packed bf16 arithmetic (see `render.tuning.Tuning.approx`).
 """
 
-# Triton types the call of a device function as an error and knows no launch options.
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+# Triton types the call of a device function as an error, compile-time values as objects, and knows
+# no launch options.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportAssignmentType=false
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ import triton.language as tl
 from .device import plane_coords
 
 # --- positions ------------------------------------------------------------------------------
+
+FLOAT_2_23 = tl.constexpr(0x4B000000)
+"""Bits of 2^23 in fp32: from there to 2^24 floats are whole numbers, and their bits count them."""
 
 
 @triton.jit
@@ -39,9 +43,33 @@ def tent(distance, APPROX: tl.constexpr):
 
 
 @triton.jit
+def floor_taps(x, last):
+    """floor(x) cut to [0, last], 0 for NaN: as fp32, and as int32 above `FLOAT_2_23`."""
+    # An addition that rounds down: floor and conversion would be special functions.
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 a;
+        max.f32 a, $2, 0f00000000;
+        min.f32 a, a, $3;
+        add.rm.f32 a, a, 0f4B000000;
+        mov.b32 $1, a;
+        sub.f32 $0, a, 0f4B000000;
+        }
+        """,
+        "=&f,=&r,f,f",
+        [x, last],
+        dtype=(tl.float32, tl.int32),
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
 def axis_taps(N, u, APPROX: tl.constexpr):
     """The two texels of an axis that serve coordinates u (M,): int32 first one, both weights.
 
+    With APPROX the first one is counted from `FLOAT_2_23`, for its caller to subtract with more.
     Both lie within the axis. One that is no neighbour has the weight 0; coordinates beyond the
     last texels' reach, infinite or NaN have no neighbour. An axis of one texel has no second one:
     its weight is 0, and its place must be safe to read (see `pack_texels`).
@@ -49,35 +77,44 @@ def axis_taps(N, u, APPROX: tl.constexpr):
     size = N.to(tl.float32)
     x = u * (size * 0.5) + (size * 0.5 - 0.5)
     last = tl.maximum(size - 2.0, 0.0)
-    first = tl.floor(x)
-    if APPROX:  # on NVIDIA the larger of NaN and a number is the number
-        first = tl.minimum(tl.maximum(first, 0.0), last)
+    if APPROX:
+        first, index = floor_taps(x, last)
     else:
+        first = tl.floor(x)
         first = tl.where(first > 0.0, tl.where(first < last, first, last), 0.0)
+        index = first.to(tl.int32)
     distance = x - first
     gap = tl.where(N > 1, 1.0, float("inf"))
-    return first.to(tl.int32), tent(distance, APPROX), tent(distance - gap, APPROX)
+    return index, tent(distance, APPROX), tent(distance - gap, APPROX)
 
 
 # --- texels ---------------------------------------------------------------------------------
 
 
 @triton.jit
-def pair_weights(left, right, across):
-    """Weights (left * across, right * across) (M,) as two bf16 in an int32, left in the low one."""
+def pair_weights(left, right, upper, lower):
+    """Products of the weights (M,) of both axes, two bf16 in an int32, left in the low one.
+
+    Returns those of the upper and of the lower texels.
+    """
     return tl.inline_asm_elementwise(
         """
         {
-        .reg .b32 pair, both, zero;
+        .reg .b16 u, l;
+        .reg .b32 pair, lines, both, zero;
         mov.b32 zero, 0x80008000;
-        cvt.rn.bf16x2.f32 pair, $2, $1;
-        cvt.rn.bf16x2.f32 both, $3, $3;
+        cvt.rn.bf16x2.f32 pair, $3, $2;
+        cvt.rn.bf16x2.f32 lines, $5, $4;
+        mov.b32 {u, l}, lines;
+        mov.b32 both, {u, u};
         fma.rn.bf16x2 $0, pair, both, zero;
+        mov.b32 both, {l, l};
+        fma.rn.bf16x2 $1, pair, both, zero;
         }
         """,
-        "=r,f,f,f",
-        [left, right, across],
-        dtype=tl.int32,
+        "=&r,=r,f,f,f,f",
+        [left, right, upper, lower],
+        dtype=(tl.int32, tl.int32),
         is_pure=True,
         pack=1,
     )
@@ -116,10 +153,34 @@ def add_packed(total, a, b, c, d, top, bottom):
 
 
 @triton.jit
+def widen_add(total, fresh, APPROX: tl.constexpr):
+    """total fp32 + fresh, bf16 with APPROX, else fp32."""
+    if APPROX:
+        return tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b32 low, high;
+            shl.b32 low, $4, 16;
+            and.b32 high, $4, 0xFFFF0000;
+            add.f32 $0, $2, low;
+            add.f32 $1, $3, high;
+            }
+            """,
+            "=&f,=f,f,f,r",
+            [total, fresh],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        return total + fresh
+
+
+@triton.jit
 def add_quad(total, a, b, c, d, left, right, upper, lower, APPROX: tl.constexpr):
     """total + texels a b over c d times the weights (M,) of both axes, in the type of total."""
     if APPROX:
-        top, bottom = pair_weights(left, right, upper), pair_weights(left, right, lower)
+        top, bottom = pair_weights(left, right, upper, lower)
         return add_packed(total, a, b, c, d, top[:, None], bottom[:, None])
     else:
         total += a.to(tl.float32) * (left * upper)[:, None]
@@ -146,7 +207,7 @@ def add_piece(
     """total (M, PIECE) + features of a piece of the channels, which are 0 from C on."""
     offs = piece * PIECE + tl.arange(0, PIECE)
     above = (rows_ptr + offs)[None, :] + (row.to(tl.int64) * C)[:, None]
-    below = (rows_ptr + offs)[None, :] + ((row + width).to(tl.int64) * C)[:, None]
+    below = above + width.to(tl.int64) * C
     if piece * PIECE + PIECE <= C:
         a, b = tl.load(above), tl.load(above + C)
         c, d = tl.load(below), tl.load(below + C)
@@ -188,14 +249,16 @@ def add_plane(
     width = tl.load(table_ptr + level * 3 + 1).to(tl.int32)
     start = tl.load(table_ptr + level * 3 + 2)
     size = height * width
-    if LONG_ROWS:
-        base = start + (objects.to(tl.int64) * 3 + plane) * size
-    else:
-        base = objects * (3 * size) + (start.to(tl.int32) + plane * size)
+    EXTRA: tl.constexpr = FLOAT_2_23 if APPROX else 0
     u, v = plane_coords(x, y, z, plane, AXES)
     column, left, right = axis_taps(width, u, APPROX)
     line, upper, lower = axis_taps(height, v, APPROX)
-    row = base + line * width + column
+    if LONG_ROWS:
+        base = start + (objects.to(tl.int64) * 3 + plane) * size
+        row = base + ((line - EXTRA) * width + (column - EXTRA))
+    else:  # sums may pass 32 bits on the way
+        base = objects * (3 * size) + (start.to(tl.int32) + plane * size - EXTRA * (width + 1))
+        row = base + line * width + column
     sums = ()
     for p in tl.static_range((C + PIECE - 1) // PIECE):
         total = add_piece(
@@ -252,6 +315,6 @@ def block_pieces(
                 )  # fmt: skip
             sums = ()
             for p in tl.static_range(N_PIECES):
-                sums += (totals[p] + fresh[p].to(tl.float32),)
+                sums += (widen_add(totals[p], fresh[p], APPROX),)
             totals = sums
         return totals

@@ -9,6 +9,8 @@ products take their operands in the type that the weights are packed in and accu
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -17,7 +19,46 @@ from ..common.device import (
     softplus,
 )
 
+# --- loops -----------------------------------------------------------------------------------
+
+
+class Condition(tl.condition):
+    """Triton's condition of a `while`, which its interpreter can decide as well."""
+
+    def __bool__(self) -> bool:
+        return bool(self.condition)
+
+
+is_left = tl.constexpr(Condition)
+"""``while is_left(condition, disable_licm=True)``; kernels may name constants alone."""
+
 # --- samples and features --------------------------------------------------------------------
+
+
+class Divisor(NamedTuple):
+    """A number to divide by, as a product and a shift (see `divide`); both int32."""
+
+    multiplier: int  # 2^32 less than the unsigned one
+    shift: int
+
+    @classmethod
+    def of(cls, divisor: int) -> Divisor:
+        """The ``divisor`` of at least 1 and less than 2^31.
+
+        With 2^31 <= m < 2^32 and m d - 2^(31 + s) < d <= 2^s, n m / 2^(31 + s) is less than 1 / d
+        above n / d for n < 2^31, so that the whole numbers in them are one (Granlund and
+        Montgomery, "Division by invariant integers using multiplication", 1994).
+        """
+        shift = (divisor - 1).bit_length()
+        return cls(-(-(1 << 31 + shift) // divisor) - (1 << 32), shift)
+
+
+@triton.jit
+def divide(n, multiplier, shift):
+    """n // divisor for int32 n >= 0 and a `Divisor`, in three instructions."""
+    twice = 2 * n.to(tl.uint32)
+    product = tl.umulhi(twice, tl.cast(multiplier, tl.uint32))
+    return (product >> tl.cast(shift, tl.uint32)).to(tl.int32)
 
 
 @triton.jit
@@ -27,18 +68,23 @@ def sample_points(
     ts_ptr,
     samples,
     mask,
-    samples_per_ray,
-    first_ray,
-    rays_per_object,
+    per_ray,
+    per_ray_shift,
+    per_object,
+    per_object_shift,
+    first_object,
+    lead,
     radius,
     ALONG_RAYS: tl.constexpr,
 ):
     """Positions (M,) with the box at [-1, 1], and the object that each sample belongs to.
 
+    ``per_ray`` and ``per_object`` with their shifts are the `Divisor` of a ray's samples and of an
+    object's rays; ``lead`` rays of ``first_object`` come before the first one.
     Samples beyond ``mask`` stand for sample 0, which exists, so that nothing here needs a mask.
     """
     samples = tl.where(mask, samples, 0)
-    ray = samples // samples_per_ray
+    ray = divide(samples, per_ray, per_ray_shift)
     row = ray.to(tl.int64) * 3
     x = tl.load(rays_o_ptr + row)
     y = tl.load(rays_o_ptr + row + 1)
@@ -48,7 +94,7 @@ def sample_points(
         x += t * tl.load(rays_d_ptr + row)
         y += t * tl.load(rays_d_ptr + row + 1)
         z += t * tl.load(rays_d_ptr + row + 2)
-    objects = (first_ray + ray) // rays_per_object
+    objects = first_object + divide(lead + ray, per_object, per_object_shift)
     scale = 1.0 / radius
     return x * scale, y * scale, z * scale, objects
 

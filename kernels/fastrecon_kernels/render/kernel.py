@@ -22,10 +22,20 @@ import triton.language as tl
 
 from ..common.device import sigmoid
 from ..common.quads import block_pieces
-from .device import activate, apply_weight, is_empty, matrix_offsets, sample_points
+from .device import activate, apply_weight, is_empty, is_left, matrix_offsets, sample_points
 
 
-@triton.jit(do_not_specialize=["n_samples", "samples_per_ray", "first_ray", "rays_per_object"])
+@triton.jit(
+    do_not_specialize=[
+        "n_samples",
+        "per_ray",
+        "per_ray_shift",
+        "per_object",
+        "per_object_shift",
+        "first_object",
+        "lead",
+    ]
+)
 def field_kernel(
     rays_o_ptr,  # (N, 3) fp32
     rays_d_ptr,  # (N, 3) fp32
@@ -34,16 +44,19 @@ def field_kernel(
     table_ptr,  # (L, 3) int64
     occupancy_ptr,  # (B, R, R, R) uint8
     weights_ptr,  # packed decoder
-    biases_ptr,  # packed, fp32
+    biases_ptr,  # (2, ...) packed, fp32: they and their halves
     raw_ptr,  # (N, S) fp32, out
     rgb_ptr,  # (N, S, K) fp32, out
     cuts_ptr,  # (n_cuts, N * S, WIDTH), out
     listed_ptr,  # int32 indices of the samples to look at, or None: all of them
     n_listed_ptr,  # () int32: how many
     n_samples,
-    samples_per_ray,
-    first_ray,
-    rays_per_object,
+    per_ray,  # as in `sample_points`
+    per_ray_shift,
+    per_object,
+    per_object_shift,
+    first_object,
+    lead,
     resolution,
     radius,
     rgb_padding,
@@ -73,16 +86,19 @@ def field_kernel(
 ):
     """Raw density and colour of every sample; CUT_EVERY > 0 also writes the cuts."""
     offs_w = tl.arange(0, WIDTH)
-    column = tl.arange(0, OUT)
+    # The last product is wider than what it is for; few channels are written from half of it.
+    COLUMNS: tl.constexpr = OUT // 2 if N_OUT <= OUT // 2 else OUT
+    column = tl.arange(0, COLUMNS)
     FIRST: tl.constexpr = BLOCK_C * WIDTH
     SQUARE: tl.constexpr = WIDTH * WIDTH
     N_PIECES: tl.constexpr = (C + PIECE - 1) // PIECE
-    # SiLU by tanh takes half of z, so that kept weights give that and not z.
+    # SiLU by tanh takes half of z, so that kept weights and the biases' halves give that and not z.
     HALF: tl.constexpr = HOIST and APPROX and ACTIVATION == "silu" and not ONE_LAYER
     SCALE: tl.constexpr = 0.5 if HALF else 1.0
     first = matrix_offsets(PIECE, WIDTH)
     square = matrix_offsets(WIDTH, WIDTH)
     narrow = matrix_offsets(WIDTH, OUT)
+    early_ptr = biases_ptr + ((N_HIDDEN + 1) * WIDTH + OUT if HALF else 0)
     hidden_ptr = weights_ptr + BLOCKS * FIRST
     last_ptr = hidden_ptr + N_HIDDEN * SQUARE
     first_weights, hidden_weights = (), ()
@@ -99,7 +115,8 @@ def field_kernel(
 
     n_wanted = n_samples if listed_ptr is None else tl.load(n_listed_ptr)
     tile = tl.program_id(0)
-    while tile * BLOCK_M < n_wanted:
+    # Addresses of many layers' weights, found before the loop, would fill the registers.
+    while is_left(tile * BLOCK_M < n_wanted, disable_licm=HOIST and N_HIDDEN > 1):
         samples = tile * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = samples < n_wanted
         if listed_ptr is not None:
@@ -110,16 +127,20 @@ def field_kernel(
             ts_ptr,
             samples,
             mask,
-            samples_per_ray,
-            first_ray,
-            rays_per_object,
+            per_ray,
+            per_ray_shift,
+            per_object,
+            per_object_shift,
+            first_object,
+            lead,
             radius,
             ALONG_RAYS,
         )
-        h = tl.zeros((BLOCK_M, WIDTH), tl.float32)
-        bias = (SCALE * tl.load(biases_ptr + offs_w))[None, :]
-        if not MEAN:
-            h += bias
+        bias = tl.load(early_ptr + offs_w)[None, :]
+        if MEAN:
+            h = tl.zeros((BLOCK_M, WIDTH), tl.float32)
+        else:
+            h = tl.broadcast_to(bias, (BLOCK_M, WIDTH))
         for i in tl.static_range(BLOCKS):
             pieces = block_pieces(
                 rows_ptr, table_ptr, objects, x, y, z,
@@ -141,8 +162,8 @@ def field_kernel(
         if HOIST:
             for i in tl.static_range(N_HIDDEN):
                 h = activate(h, ACTIVATION, APPROX, HALF)
-                bias = (SCALE * tl.load(biases_ptr + (i + 1) * WIDTH + offs_w))[None, :]
-                bias += tl.zeros((BLOCK_M, WIDTH), tl.float32)
+                bias = tl.load(early_ptr + (i + 1) * WIDTH + offs_w)[None, :]
+                bias = tl.broadcast_to(bias, (BLOCK_M, WIDTH))
                 h = apply_weight(h, hidden_weights[i], PRECISION, bias)
                 if CUT_EVERY > 0 and (i + 1) % CUT_EVERY == 0:
                     cut = tl.cast(n_samples, tl.int64) * ((i + 1) // CUT_EVERY * WIDTH)
@@ -159,18 +180,17 @@ def field_kernel(
         if not ONE_LAYER:
             w_last = last_weight if HOIST else tl.load(last_ptr + narrow)
             h = apply_weight(activate(h, ACTIVATION, APPROX, HALF), w_last, PRECISION)
-            h += tl.load(biases_ptr + (N_HIDDEN + 1) * WIDTH + column)[None, :]
+            h += tl.load(biases_ptr + (N_HIDDEN + 1) * WIDTH + tl.arange(0, OUT))[None, :]
 
+        if COLUMNS < OUT:
+            h, _ = tl.split(tl.trans(tl.reshape(h, (BLOCK_M, 2, COLUMNS)), (0, 2, 1)))
         colour = sigmoid(h, APPROX) * (1.0 + 2.0 * rgb_padding) - rgb_padding
+        output = tl.where((column == 0)[None, :], h, colour)
         if DROP_OUTSIDE or GRID:
-            empty = is_empty(occupancy_ptr, objects, x, y, z, resolution, mask, DROP_OUTSIDE, GRID)[
-                :, None
-            ]
-            h = tl.where(empty, -float("inf"), h)
-            colour = tl.where(empty, 0.0, colour)
-        density_column = mask[:, None] & (column == 0)[None, :]
-        tl.store(raw_ptr + long[:, None] + 0 * column[None, :], h, mask=density_column)
-        colour_offsets = long[:, None] * (N_OUT - 1) + column[None, :] - 1
-        coloured = mask[:, None] & ((column >= 1) & (column < N_OUT))[None, :]
-        tl.store(rgb_ptr + colour_offsets, colour, mask=coloured)
+            empty = is_empty(occupancy_ptr, objects, x, y, z, resolution, mask, DROP_OUTSIDE, GRID)
+            nothing = tl.where(column == 0, -float("inf"), 0.0)
+            output = tl.where(empty[:, None], nothing[None, :], output)
+        colours_ptr = rgb_ptr + long[:, None] * (N_OUT - 1) + (column[None, :] - 1)
+        output_ptr = tl.where((column == 0)[None, :], (raw_ptr + long)[:, None], colours_ptr)
+        tl.store(output_ptr, output, mask=mask[:, None] & (column < N_OUT)[None, :])
         tile += tl.num_programs(0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..common.texels import Texels
 from ..settings import RenderSettings
+from .device import Divisor
 from .kernel import field_kernel
 from .kernel_backward import group_backward_kernel
 from .launch_first import differentiate_points, scatter_first
@@ -24,6 +25,9 @@ from .tuning import (
     n_programs,
     tile_options,
 )
+
+MAX_RAYS = 1 << 30
+"""Samples of a launch, and so its rays, at most (see `triton_path.MAX_SAMPLES`)."""
 
 
 class Samples(NamedTuple):
@@ -43,6 +47,18 @@ class Samples(NamedTuple):
     @property
     def count(self) -> int:
         return self.rays_o.shape[0] * self.per_ray
+
+    def divisors(self) -> tuple[int, int, int, int, int, int]:
+        """The numbers by which `sample_points` finds a sample's ray and object.
+
+        Rays are counted from the first of the first ray's object; of an object with more rays than
+        a chunk may have, from where the next object is as far away as it is.
+        """
+        first_object, within = divmod(self.first_ray, self.rays_per_object)
+        span = min(self.rays_per_object, MAX_RAYS)
+        lead = span - min(self.rays_per_object - within, span)
+        ray, rays = Divisor.of(self.per_ray), Divisor.of(span)
+        return ray.multiplier, ray.shift, rays.multiplier, rays.shift, first_object, lead
 
     def positions(self) -> Tensor:
         """(M, 3) in scene units."""
@@ -141,9 +157,7 @@ def fill_records(
             None if listed is None else listed.indices,
             None if listed is None else listed.count,
             count,
-            samples.per_ray,
-            samples.first_ray,
-            samples.rays_per_object,
+            *samples.divisors(),
             0 if occupancy is None else occupancy.shape[1],
             float(settings.radius),
             float(settings.rgb_padding),
@@ -207,7 +221,7 @@ def differentiate(
                     d_raw,
                     d_rgb,
                     decoder.weights[offset:],
-                    decoder.biases[bias_offset:],
+                    decoder.biases[0, bias_offset:],
                     d_weights.view(-1)[offset - first :],
                     d_biases.view(-1)[bias_offset:],
                     *strides,

@@ -107,7 +107,7 @@ class PackedDecoder(NamedTuple):
     """A decoder's values; the tensors are copies."""
 
     weights: Tensor  # (n_weights,) in the type of the matrix products
-    biases: Tensor  # (n_biases,) fp32
+    biases: Tensor  # (2, n_biases) fp32: they and their halves, which `field_kernel` takes for SiLU
     shape: DecoderShape
     activation: str
 
@@ -118,12 +118,13 @@ def pack_decoder(decoder: Decoder, channels: int, dtype: torch.dtype) -> PackedD
     shape = DecoderShape.of(decoder, channels)
     device = decoder.weights[0].device
     weights = torch.zeros(shape.n_weights, dtype=dtype, device=device)
-    biases = torch.zeros(shape.n_biases, dtype=torch.float32, device=device)
+    biases = torch.zeros(2, shape.n_biases, dtype=torch.float32, device=device)
     for view, weight in zip(shape.weight_views(weights), decoder.weights, strict=True):
         view.copy_(weight.unflatten(1, view.shape[:2]).permute(1, 2, 0))
-    for view, bias in zip(shape.bias_views(biases), decoder.biases, strict=True):
+    for view, bias in zip(shape.bias_views(biases[0]), decoder.biases, strict=True):
         if bias is not None:
             view.copy_(bias)
+    torch.mul(biases[0], 0.5, out=biases[1])
     return PackedDecoder(weights, biases, shape, decoder.activation)
 
 

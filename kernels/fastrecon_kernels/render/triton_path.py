@@ -32,6 +32,8 @@ PLACED_BYTES = 32
 """Of positions, intervals and their order, per sample."""
 MAX_SAMPLES = 1 << 30
 """Samples of a chunk are counted in 32 bits."""
+PICTURE_ROWS = 4
+"""Rows of a picture in a tile of the backward pass (`tuning.Tuning.patch`)."""
 
 
 class FieldTensors(NamedTuple):
@@ -70,12 +72,19 @@ class Rays(NamedTuple):
 
 
 def split_rays(
-    n_rays: int, n_samples: int, call: Call, field: Field, backward: bool
+    n_rays: int, n_samples: int, call: Call, field: Field, backward: bool, picture_width: int = 0
 ) -> list[slice]:
-    """Chunks of the flat rays."""
+    """Chunks of the flat rays.
+
+    Chunks of pictures, ``picture_width`` rays across, end where a row of the backward pass's tiles
+    does, if that many rays fit.
+    """
     per_ray = n_samples * (field.sample_bytes(backward) + PLACED_BYTES)
     step = max(1, min(CHUNK_BYTES // per_ray, MAX_SAMPLES // n_samples))
-    if step > 4:  # slices stay 16-byte aligned, else every kernel compiles again for some chunks
+    tiles = PICTURE_ROWS * picture_width
+    if 0 < tiles <= step:
+        step -= step % tiles
+    elif step > 4:  # slices stay 16-byte aligned, else every kernel compiles again for some chunks
         step -= step % 4
     span = call.rays_per_object if field.one_object else n_rays
     return [
@@ -226,7 +235,8 @@ def differentiate_chunks(
     if call.plan.positions:
         d_rays = torch.zeros_like(rays.rays_o), torch.zeros_like(rays.rays_d)
     n_samples = settings.n_samples if rays.ts is None else rays.ts.shape[1]
-    for part in split_rays(rays.rays_o.shape[0], n_samples, call, field, True):
+    n_rays, width = rays.rays_o.shape[0], rays.picture_width
+    for part in split_rays(n_rays, n_samples, call, field, True, width):
         chunk = make_chunk(call, rays, part)
         records = field.records(chunk.samples, cuts=True)
         d_raw, d_colours = composite_backward(
