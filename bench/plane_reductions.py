@@ -3,7 +3,7 @@
     python -m bench.plane_reductions [A B] [--views 2] [--rows 32]
 
 A count of what `render/kernel_windows.py` does, tile by tile, in numpy: how many windows a tile
-needs, which texels they touch (each takes C / 4 additions of four floats), how many samples are
+needs, which texels they touch (each takes WIDTH / 4 additions of four floats), how many samples are
 left to single taps. Workload A with its own samples; B with the positions that importance sampling
 chose. Beside the kernels' tiles stands one order that they do not have: blocks of 8 x 8 rays whose
 samples are sorted by t and cut into runs. It is arithmetic on geometry, no measurement.
@@ -127,7 +127,7 @@ def count(inputs: Inputs, views: int, rows: int, cut: Cut) -> Count:
     """Of the first views of a workload, in the tiles that ``cut`` makes."""
     totals = np.zeros(4)
     samples = seen = 0
-    vectors = inputs.planes.shape[2] / 4
+    vectors = inputs.decoder.weights[0].shape[0] / 4
     for view in range(views):
         for part in np.array_split(cut(positions(inputs, view, rows)), 16):
             samples += part.shape[0] * part.shape[1]
