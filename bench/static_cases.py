@@ -201,17 +201,19 @@ def render_cases(
         options = choices.tile_options(tuning.group)
         cases.append(case(what, group_backward_kernel, options, constexprs))
     patch = tuning.patch
-    first = choices.first_constexprs(shape, settings, n_levels, patch, bias_grad=True, exact=False)
+    first = choices.first_constexprs(shape, settings, n_levels, patch, bias_grad=False, exact=False)
     rest = ("rest_ptr", "list_ptr", "listed_ptr")
     taps = {**first, "ALONG_RAYS": True}
-    unused = ("unit_ptr",)
+    unused = ("unit_ptr", "d_bias_ptr")
     options = choices.tile_options(tuning.taps)
     if tuning.window_warps:
         window = choices.tile_options((patch[0] * patch[1] * patch[2], tuning.window_warps))
         constexprs = {**first, "PRECISION": "tf32"}
         cases.append(case("backward, windows", window_backward_kernel, window, constexprs, *unused))
         exact = {**constexprs, "EXACT": True}
-        cases.append(case("backward, windows, exact", window_backward_kernel, window, exact))
+        cases.append(
+            case("backward, windows, exact", window_backward_kernel, window, exact, "d_bias_ptr")
+        )
         constexprs = {**taps, "LISTED": True}
         cases.append(case("backward, rest", tap_backward_kernel, options, constexprs, *unused))
     constexprs = {**taps, "LISTED": False}

@@ -96,12 +96,16 @@ def test_another_triton_only_remarks_on_counts(
 ) -> None:
     path = tmp_path / "static.json"
     static_baseline.save(path, [GOOD])
+    version = static_baseline.triton_version()
     monkeypatch.setattr(static_baseline, "triton_version", lambda: "99")
     worse = replace(GOOD, matrix=1, spill_bytes=4)
     losses, remarks = static_baseline.compare(path, [worse])
     assert losses == ["render sm_90: spills 4 bytes"]
-    assert len(remarks) == 1
-    assert "this is 99" in remarks[0]
+    assert [line.split(":")[0] for line in remarks] == [
+        f"baseline of triton {version}, this is 99",
+        "render sm_90",
+    ]
+    assert remarks[1].endswith(f"were 9 under triton {version}")
 
 
 def test_saving_replaces_the_targets_that_were_compiled(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..settings import Axes
+from .backend import FP_FUSION
 from .device import gather_plane, level_plane, pack_axes, plane_coords
 from .device_backward import add_point_gradient, point_gradient, scatter_plane
 from .texels import Texels
@@ -170,6 +171,7 @@ def look_up(texels: Texels, points: Tensor, axes: Axes, reduction: str) -> Tenso
                 1 / 3 if reduction == "mean" else 1.0,
                 **constexprs,
                 num_warps=NUM_WARPS,
+                **FP_FUSION,
             )
     return out
 
@@ -212,5 +214,6 @@ def look_up_backward(
                 NEED_PLANES=d_rows is not None,
                 NEED_POINTS=need_points,
                 num_warps=NUM_WARPS,
+                **FP_FUSION,
             )
     return d_points if need_points else None

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..settings import RenderSettings
 from ..types import RaySamples, Rendering
 from .kernel import composite_backward_kernel, composite_forward_kernel
@@ -131,6 +132,7 @@ def composite_forward(
                 n_samples,
                 **_scalars(settings),
                 **constexprs,
+                **FP_FUSION,
             )
     return Rendering(rgb, opacity, depth, samples)
 
@@ -189,5 +191,6 @@ def composite_backward(
             **_scalars(settings),
             **dict(zip(("s1", "s2", "c_min", "c_max"), kernel, strict=True)),
             **constexprs,
+            **FP_FUSION,
         )
     return d_raw, d_rgbs

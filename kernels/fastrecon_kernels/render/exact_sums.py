@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..common.texels import level_table
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ExactSums:
             count = there.shape[0] * width
             with torch.cuda.device_of(total):
                 add_exact_kernel[(triton.cdiv(count, BLOCK),)](
-                    there, here, self.unit, count, BLOCK=BLOCK
+                    there, here, self.unit, count, BLOCK=BLOCK, **FP_FUSION
                 )
             first_here += self.n_objects * size
             first_there += n_all * size

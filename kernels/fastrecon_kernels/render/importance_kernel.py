@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..common.random import FINE
 from ..settings import RenderSettings
 from .rays import importance_samples
@@ -253,6 +254,7 @@ def draw_and_order(
                 n_rays,
                 first_ray,
                 **options,
+                **FP_FUSION,
             )
     return fine, merged, order
 
@@ -277,5 +279,6 @@ def merge_records(
                 merged_rgb,
                 order.numel(),
                 **options,
+                **FP_FUSION,
             )
     return merged_raw, merged_rgb

@@ -120,7 +120,7 @@ def field_kernel(
         samples = tile * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = samples < n_wanted
         if listed_ptr is not None:
-            samples = tl.load(listed_ptr + samples, mask=mask, other=0)
+            samples = tl.load(listed_ptr + tl.minimum(samples, n_wanted - 1))
         x, y, z, objects = sample_points(
             rays_o_ptr,
             rays_d_ptr,

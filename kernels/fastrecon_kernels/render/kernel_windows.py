@@ -143,8 +143,9 @@ def window_backward_kernel(
                     e = tl.dot(a, d, input_precision=PRECISION)
                     size = tl.sum(tl.abs(e), 1)
                     small = (size < float("inf")).to(tl.int32)  # false for NaN
-                    # Reduced in the layout of a product's rows it does not compile for sm_100.
-                    finite = tl.min(tl.reshape(small, small.shape, can_reorder=True), 0) == 1
+                    # Over all axes, that is in any order: reduced along axis 0, in the layout of a
+                    # product's rows, it does not compile for sm_100 (triton 3.6).
+                    finite = tl.min(small) == 1
                     if finite:
                         near = (texels * WIDTH)[:, None] + offs_w[None, :]
                         touched = (there & (size > 0.0))[:, None]

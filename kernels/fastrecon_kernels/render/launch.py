@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..common.texels import Texels
 from ..settings import RenderSettings
 from .device import Divisor
@@ -174,6 +175,7 @@ def fill_records(
                 cuts=cuts,
             ),
             **options,
+            **FP_FUSION,
         )
 
 
@@ -236,6 +238,7 @@ def differentiate(
                         weight_grad=weight_grad,
                     ),
                     **tile,
+                    **FP_FUSION,
                 )
     left = (samples, records, grad, d_raw, d_rgb, inputs, settings, precision)
     if sums.folded is not None:

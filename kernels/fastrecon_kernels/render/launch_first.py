@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..settings import RenderSettings
 from .exact_sums import ExactSums
 from .kernel_fold import fold_backward_kernel
@@ -88,9 +89,9 @@ def scatter_first(
         if windows:
             options = {**constexprs, "PRECISION": precision_of(precision, split=True)}
             options |= {"num_warps": tuning.window_warps, "num_stages": 1}
-            window_backward_kernel[(programs, 3)](*arguments, **options)
+            window_backward_kernel[(programs, 3)](*arguments, **options, **FP_FUSION)
             taps["BIAS_GRAD"] = False
-        tap_backward_kernel[(programs, 3)](*arguments, **taps)
+        tap_backward_kernel[(programs, 3)](*arguments, **taps, **FP_FUSION)
     if whole is not None:
         whole.add_to(sums.folded, inputs.sizes)
 
@@ -136,6 +137,7 @@ def differentiate_points(
                 along_rays=samples.ts is not None,
             ),
             **tile_options(inputs.tuning.points),
+            **FP_FUSION,
         )
     return d_points.sum(0)
 
@@ -178,6 +180,7 @@ def unfold_gradient(
                 weights=weights,
             ),
             **tile_options(inputs.tuning.fold),
+            **FP_FUSION,
         )
     if sums is None:
         return d_rows, None

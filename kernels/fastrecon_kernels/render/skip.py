@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..common.backend import FP_FUSION
 from ..settings import RenderSettings
 from .launch import FieldInputs, Listed, Records, Samples, fill_records
 from .skip_kernel import select_kernel
@@ -93,6 +94,7 @@ def seen_records(
                 float(settings.density_scale),
                 -math.log(settings.early_stop * STOP_MARGIN) if stop else math.inf,
                 **constexprs,
+                **FP_FUSION,
             )
         fill_records(records, samples, inputs, settings, precision, Listed(indices, count))
     return records

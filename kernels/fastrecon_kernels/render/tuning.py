@@ -74,6 +74,7 @@ TUNING = {
         points=(16, 8),
         fold=(32, 8),
         **PICTURE,
+        window_warps=8,
         kept_bytes=16 << 10,
         approx=True,
     ),
