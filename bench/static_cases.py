@@ -35,51 +35,88 @@ class StaticCase:
     options: Mapping[str, int] = field(default_factory=dict)  # other launch options
 
 
+TUNED_FOR = {
+    "hopper": ("sm_90",),
+    "blackwell": ("sm_100",),
+    "nvidia": ("sm_80", "sm_86", "sm_89"),
+    "amd": ("gfx942",),
+}
+"""Targets that each row of the launch choices is made for."""
+
+
 def triplane_sample() -> list[StaticCase]:
     """`sample_triplane` on workload A, with bf16 and with fp32 planes."""
     return [
-        *lookup_cases("triplane_sample A bf16", 40, 1, "concat", "*bf16"),
-        *lookup_cases("triplane_sample A fp32", 40, 1, "concat", "*fp32"),
+        *lookup_cases("triplane_sample A bf16", 40, 1, "concat", "bf16"),
+        *lookup_cases("triplane_sample A fp32", 40, 1, "concat", "fp32"),
     ]
 
 
 def multires_lookup() -> list[StaticCase]:
     """`sample_multires` on workload B."""
-    return lookup_cases("multires_lookup B bf16", 64, 3, "mean", "*bf16")
+    return lookup_cases("multires_lookup B bf16", 64, 3, "mean", "bf16")
 
 
 def lookup_cases(
     name: str, channels: int, n_levels: int, reduction: str, planes: str
 ) -> list[StaticCase]:
-    """Forward, and backward to planes and to planes and points, of the shared lookup kernels."""
-    from fastrecon_kernels.common import lookup_kernel
+    """The shared lookup kernels: forward; backward to planes through windows (where a chip has
+    them) and what these leave, tap by tap, and to points."""
+    import torch
+    from fastrecon_kernels.common import lookup_kernel as kernels
+    from fastrecon_kernels.common import lookup_launch as choices
 
-    constexprs = lookup_kernel.lookup_constexprs(channels, n_levels, ("xy", "xz", "yz"), reduction)
-    inputs = {"rows_ptr": planes, "table_ptr": "*i64", "points_ptr": "*fp32"}
-    scalars = {"n_points": "i32", "scale": "fp32"}
-    outputs = {"grad_ptr": "*fp32", "d_rows_ptr": "*fp32", "d_points_ptr": "*fp32"}
-    warps = lookup_kernel.NUM_WARPS
-    cases = [
-        StaticCase(
-            f"{name} forward",
-            lookup_kernel.lookup_forward,
-            {**inputs, "out_ptr": "*fp32", **scalars},
-            constexprs,
-            warps,
-            samples=constexprs["BLOCK_M"],
+    shared = choices.shared_constexprs(channels, n_levels, ("xy", "xz", "yz"), reduction)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[planes]
+
+    def case(
+        what: str,
+        kernel: Any,
+        constexprs: dict[str, Any],
+        tile: tuple[int, int],
+        samples: float,
+        *absent: str,
+    ) -> StaticCase:
+        constants = {**shared, **constexprs, **dict.fromkeys(absent)}
+        if "BLOCK_M" in kernel.arg_names:
+            constants["BLOCK_M"] = tile[0]
+        types = {"rows_ptr": f"*{planes}", "table_ptr": "*i64", "rest_ptr": "*i32"}
+        signature = {
+            argument: types.get(argument, "*fp32" if argument.endswith("_ptr") else "i32")
+            for argument in kernel.arg_names
+            if argument not in constants
+        }
+        return StaticCase(
+            f"{name} {what}",
+            kernel,
+            signature,
+            constants,
+            tile[1],
+            targets=TUNED_FOR[tuned],
+            samples=samples,
         )
-    ]
-    for what, points in (("planes", False), ("planes and points", True)):
-        cases.append(
-            StaticCase(
-                f"{name} backward, {what}",
-                lookup_kernel.lookup_backward,
-                {**inputs, **outputs, **scalars},
-                {**constexprs, "NEED_PLANES": True, "NEED_POINTS": points},
-                warps,
-                samples=constexprs["BLOCK_M"],
-            )
-        )
+
+    cases = []
+    for tuned in TUNED_FOR:
+        tuning = choices.TUNING[tuned]
+        pieces = choices.piece_constexprs(channels, dtype, tuning)
+        tile, backward = choices.FORWARD_TILE, tuning.backward
+        constexprs = choices.forward_constexprs(channels, dtype, tuning)
+        cases.append(case("forward", kernels.lookup_forward, constexprs, tile, tile[0]))
+        window = choices.window_tile(tuning, dtype)
+        if window is not None:
+            constexprs = choices.window_constexprs(channels, window, dtype)
+            tile = (window[0] * window[1], choices.WINDOW_WARPS)
+            kernel = kernels.lookup_windows
+            # A program sees a point once for each plane.
+            cases.append(case("backward, planes", kernel, constexprs, tile, tile[0] / 3))
+        scatter, samples = choices.scatter_constexprs(channels), backward[0]
+        kernel = kernels.lookup_scatter
+        if window is not None:
+            cases.append(case("backward, planes, rest", kernel, scatter, backward, samples))
+        what = "backward, planes, taps"
+        cases.append(case(what, kernel, scatter, backward, samples, "rest_ptr"))
+        cases.append(case("backward, points", kernels.lookup_points, pieces, backward, samples))
     return cases
 
 
@@ -122,15 +159,6 @@ def composite_cases(
         samples = constexprs["BLOCK_R"] * n_samples
         cases.append(StaticCase(f"{name} {what}", function, signature, constants, samples=samples))
     return cases
-
-
-TUNED_FOR = {
-    "hopper": ("sm_90",),
-    "blackwell": ("sm_100",),
-    "nvidia": ("sm_80", "sm_86", "sm_89"),
-    "amd": ("gfx942",),
-}
-"""Targets that each row of the renderer's launch choices is made for."""
 
 
 def render() -> list[StaticCase]:

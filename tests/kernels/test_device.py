@@ -15,14 +15,11 @@ import triton
 import triton.language as tl
 from fastrecon_kernels.common import random
 from fastrecon_kernels.common.device import (
-    gather_plane,
-    level_plane,
     sigmoid,
     silu,
     softplus,
     uniform,
 )
-from fastrecon_kernels.common.device_backward import scatter_plane
 from fastrecon_kernels.common.texels import pack_texels, unpack_gradient
 
 
@@ -41,20 +38,6 @@ def activations_kernel(x_ptr, out_ptr, N: tl.constexpr):
     tl.store(out_ptr + offs, sigmoid(x))
     tl.store(out_ptr + N + offs, silu(x))
     tl.store(out_ptr + 2 * N + offs, softplus(x))
-
-
-@triton.jit
-def mixed_objects_kernel(
-    rows_ptr, table_ptr, objects_ptr, out_ptr, d_rows_ptr, C: tl.constexpr, N: tl.constexpr
-):
-    offs_n, offs_c = tl.arange(0, N), tl.arange(0, 4)
-    objects = tl.load(objects_ptr + offs_n)
-    first_row, H, W = level_plane(table_ptr, 0, objects, 1)
-    u = tl.zeros((N,), tl.float32)
-    mask = offs_n < N
-    features = gather_plane(rows_ptr, first_row, H, W, u, u, offs_c, C, mask)
-    tl.store(out_ptr + offs_n[:, None] * 4 + offs_c[None, :], features)
-    scatter_plane(d_rows_ptr, first_row, H, W, u, u, features, offs_c, C, mask)
 
 
 @pytest.mark.parametrize("seed", [0, 12345, -3, 2**62 + 99])
@@ -77,21 +60,6 @@ def test_activations(device: torch.device) -> None:
     torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=1e-6)
     # Relative accuracy far down the tail, where log(1 + exp(x)) rounds to 0.
     torch.testing.assert_close(out[2].double(), expected[2], rtol=1e-5, atol=0)
-
-
-def test_one_program_may_serve_points_of_several_objects(device: torch.device) -> None:
-    planes = torch.arange(4.0)[:, None, None, None, None].expand(4, 3, 3, 2, 2).to(device)
-    objects = torch.tensor([3, 0, 2, 3], device=device)
-    texels = pack_texels((planes,), torch.float32)
-    out, d_rows = torch.empty(4, 4, device=device), torch.zeros_like(texels.rows)
-    mixed_objects_kernel[(1,)](texels.rows, texels.table, objects, out, d_rows, 3, 4)
-    # The centre of a constant plane is its constant; channel 3 of 3 does not exist.
-    assert out[:, :3].eq(objects[:, None]).all()
-    assert out[:, 3].eq(0).all()
-    # Each point gives a quarter of its feature to the four texels: object 3 is looked at twice.
-    (gradient,) = unpack_gradient(d_rows, (planes,))
-    assert gradient[:, 1, 0, 0, 0].tolist() == [0.0, 0.0, 0.5, 1.5]
-    assert gradient[:, [0, 2]].eq(0).all()
 
 
 def test_texels_keep_every_level_and_dtype() -> None:

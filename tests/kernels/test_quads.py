@@ -12,11 +12,12 @@ pytest.importorskip("triton", reason="the device functions need Triton")
 
 import triton
 import triton.language as tl
-from fastrecon_kernels.common.device import gather_plane, level_plane, pack_axes, plane_coords
+from fastrecon_kernels.common.device import level_plane, pack_axes, plane_coords
 from fastrecon_kernels.common.quads import axis_taps, block_pieces
 from fastrecon_kernels.common.texels import pack_texels, unpack_gradient
 from fastrecon_kernels.render.pack import DecoderShape
 from fastrecon_kernels.render.tuning import TUNING, field_options, piece_of
+from plain_taps import gather_plane
 
 AXES = pack_axes(("xy", "xz", "yz"))
 CASES = [

@@ -238,7 +238,7 @@ def test_kernels(
 @pytest.mark.usefixtures("poison_empty")
 @pytest.mark.parametrize("n_points", [0, 1, 63, 64, 65])
 def test_kernels_at_block_edges(n_points: int, device: torch.device) -> None:
-    # 33 channels are taken 64 at a time, and then 32 points make a block.
+    # 64 points make a block.
     planes, points = scene(33, (3, 2), n_points, torch.float32, batch=1)
     check_kernels(planes, points, device, reduction="mean")
 

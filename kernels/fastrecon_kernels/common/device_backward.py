@@ -11,39 +11,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .device import load_tap, plane_pointer, tap_offsets, texel_weights
-
-
-@triton.jit
-def scatter_plane(d_rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
-    """Add the gradient (M, BLOCK_C) of `gather_plane`'s result to fp32 texel gradients."""
-    plane_ptr = plane_pointer(d_rows_ptr, first_row, C)
-    x, y, fx, fy = texel_weights(H, W, u, v)
-    for corner in tl.static_range(4):
-        dx = corner % 2
-        dy = corner // 2
-        weight = (fx if dx else 1 - fx) * (fy if dy else 1 - fy)
-        offsets, mask = tap_offsets(H, W, x + dx, y + dy, offs_c, C, row_mask)
-        tl.atomic_add(plane_ptr + offsets, grad * weight[:, None], mask=mask, sem="relaxed")
+from .device import texel_weights
 
 
 @triton.jit
 def point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
-    """Gradients d_u, d_v (M,) of `gather_plane`'s result times ``grad`` (M, BLOCK_C)."""
-    plane_ptr = plane_pointer(rows_ptr, first_row, C)
-    x, y, fx, fy = texel_weights(H, W, u, v)
-    t00 = tl.sum(load_tap(plane_ptr, H, W, x, y, offs_c, C, row_mask) * grad, 1)
-    t01 = tl.sum(load_tap(plane_ptr, H, W, x + 1, y, offs_c, C, row_mask) * grad, 1)
-    t10 = tl.sum(load_tap(plane_ptr, H, W, x, y + 1, offs_c, C, row_mask) * grad, 1)
-    t11 = tl.sum(load_tap(plane_ptr, H, W, x + 1, y + 1, offs_c, C, row_mask) * grad, 1)
-    d_u = ((1 - fy) * (t01 - t00) + fy * (t11 - t10)) * (W.to(tl.float32) * 0.5)
-    d_v = ((1 - fx) * (t10 - t00) + fx * (t11 - t01)) * (H.to(tl.float32) * 0.5)
-    return d_u, d_v
+    """Gradients d_u, d_v (M,) of a plane's bilinear features times ``grad`` (M, BLOCK_C).
 
+    Texel by texel, so that few of them are held at a time.
 
-@triton.jit
-def quad_point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C: tl.constexpr, row_mask):
-    """`point_gradient`, texel by texel, so that few of them are held at a time."""
+    Args:
+        rows_ptr: `Texels.rows`.
+        first_row: (M,) int64 row of the plane's first texel.
+        H, W: int32 size of the plane (see `level_plane`).
+        u, v: (M,) fp32 width and height coordinates.
+        offs_c: (BLOCK_C,) channels; those from C on add nothing.
+        row_mask: (M,) samples that exist; the others give 0 and touch no memory.
+    """
     x, y, fx, fy = texel_weights(H, W, u, v)
     # One offset per sample; the other texels lie at the same distance from it for all.
     first = (first_row + (y * W + x)) * C

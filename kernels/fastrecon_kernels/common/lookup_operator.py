@@ -1,6 +1,6 @@
 """The operators behind `sample_triplane` and `sample_multires` on the kernels of `lookup_kernel`.
 
-    lookup(points (B, N, 3), levels of (B, 3, C, H_l, W_l)) -> features (B, N, 3C | C) fp32
+    lookup(points (B, ..., 3), levels of (B, 3, C, H_l, W_l)) -> features (B, ..., 3C | C) fp32
 
 The backward operator returns the gradient of all levels as one table of texels, whose parts then
 become the levels' gradients without a copy.
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..settings import Axes
 from .checks import feature_width
-from .lookup_kernel import look_up, look_up_backward
+from .lookup_launch import look_up, look_up_backward
 from .operators import below_autograd, register
 from .texels import pack_texels, unpack_gradient
 
@@ -32,7 +32,7 @@ def _forward(points: Tensor, levels: list[Tensor], axes: str, reduction: str) ->
 
 def _forward_fake(points: Tensor, levels: list[Tensor], axes: str, reduction: str) -> Tensor:
     width = feature_width(levels[0].shape[2], reduction)
-    return points.new_empty((*points.shape[:2], width), dtype=torch.float32)
+    return points.new_empty((*points.shape[:-1], width), dtype=torch.float32)
 
 
 def _backward(
@@ -116,6 +116,4 @@ def sample_levels_triton(
     levels: tuple[Tensor, ...], points: Tensor, axes: Axes, reduction: str
 ) -> Tensor:
     """levels of (B, 3, C, H_l, W_l), points (B, ..., 3) in [-1, 1] -> (B, ..., 3C | C) fp32."""
-    flat = points.reshape(points.shape[0], points.shape[1:-1].numel(), 3)
-    result = lookup(flat, levels, ",".join(axes), reduction)
-    return result.reshape(*points.shape[:-1], result.shape[-1])
+    return lookup(points, levels, ",".join(axes), reduction)

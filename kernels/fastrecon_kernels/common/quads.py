@@ -1,6 +1,6 @@
 """Bilinear taps for the fused renderer: four texels that always exist, with few instructions.
 
-`device.gather_plane` masks every tap. Here all four lie within the plane, wherever the sample is,
+No tap is masked. All four lie within the plane, wherever the sample is,
 and those that are no neighbours of it get the weight 0 (so an infinite texel at the border is not
 only seen by its neighbours). Channels are taken in pieces of PIECE: the
 fewer channels, the fewer threads share a sample and repeat the arithmetic of its positions.

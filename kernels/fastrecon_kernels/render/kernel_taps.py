@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ..common.device import level_plane, plane_coords, texel_weights
-from ..common.device_backward import add_point_gradient, quad_point_gradient
+from ..common.device_backward import add_point_gradient, point_gradient
 from .device import matrix_offsets
 from .device_backward import (
     add_to_texels,
@@ -206,9 +206,7 @@ def point_backward_kernel(
         d_v = tl.zeros((BLOCK_M,), tl.float32)
         for level in range(N_LEVELS):
             first_row, H, W = level_plane(table_ptr, level, objects, plane)
-            more_u, more_v = quad_point_gradient(
-                rows_ptr, first_row, H, W, u, v, grad, offs_c, C, mask
-            )
+            more_u, more_v = point_gradient(rows_ptr, first_row, H, W, u, v, grad, offs_c, C, mask)
             d_u += more_u
             d_v += more_v
         zero = tl.zeros((BLOCK_M,), tl.float32)

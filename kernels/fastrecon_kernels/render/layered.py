@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.lookup_kernel import look_up, look_up_backward
+from ..common.lookup_launch import look_up, look_up_backward
 from ..common.texels import Texels, pack_texels, unpack_gradient
 from ..types import Decoder
 from .field import FieldGradients, FieldPlan
@@ -72,7 +72,8 @@ class LayeredField:
             return Records(raw, raw.new_zeros(0, self.decoder.n_colours), None)
         settings, b = self.plan.settings, samples.first_ray // samples.rays_per_object
         unit = samples.positions() / settings.radius
-        x = look_up(self.object_texels(b), unit[None], settings.axes, settings.reduction)[0]
+        points = unit.view(1, -1, samples.per_ray, 3)
+        x = look_up(self.object_texels(b), points, settings.axes, settings.reduction).flatten(0, 2)
         inputs, outputs = [], []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = x.to(weight.dtype)
@@ -135,14 +136,14 @@ class LayeredField:
             return None
         d_unit = look_up_backward(
             self.object_texels(b),
-            unit[None],
-            d_features[None],
+            unit.view(1, -1, samples.per_ray, 3),
+            d_features,
             settings.axes,
             settings.reduction,
             d_rows,
             self.plan.positions,
         )
-        return None if d_unit is None else d_unit[0] / settings.radius
+        return None if d_unit is None else d_unit.flatten(0, 2) / settings.radius
 
     def gradients(self) -> FieldGradients:
         d_levels: list[Tensor | None] = [None] * len(self.levels)
