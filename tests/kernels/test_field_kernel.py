@@ -134,11 +134,11 @@ def test_halves_give_the_same_field(
     settings = RenderSettings(reduction=reduction, outside="empty")
     samples = Samples(rays_o, rays_d, ts, 30, 36)
     packed = pack_decoder(decoder, 20, torch.float32)
-    inputs = FieldInputs(pack_texels(levels, torch.float32), packed, None)
+    sizes = tuple((level.shape[3], level.shape[4]) for level in levels)
+    plain = tuning.TUNING["interpreter"]
+    inputs = FieldInputs(pack_texels(levels, torch.float32), packed, None, sizes, plain)
     expected = evaluate(samples, inputs, settings, "tf32", cuts=True)
-    row = tuning.TUNING["interpreter"]._replace(approx=True)
-    monkeypatch.setitem(tuning.TUNING, "interpreter", row)
-    tuning.tuning_of.cache_clear()
+    inputs = inputs._replace(tuning=plain._replace(approx=True))
     if long_rows:
         monkeypatch.setattr("fastrecon_kernels.render.launch.LONG_ROWS", 1)
     monkeypatch.setattr(common_device, "tanh_approx", tanh)
@@ -147,7 +147,6 @@ def test_halves_give_the_same_field(
     # Halves alone are read before the last layer.
     packed.biases[0, : -packed.shape.out] = float("nan")
     got = evaluate(samples, inputs, settings, "tf32", cuts=True)
-    tuning.tuning_of.cache_clear()
     assert expected.raw.isfinite().any()
     for name in ("raw", "rgb", "cuts"):
         torch.testing.assert_close(

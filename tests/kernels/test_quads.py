@@ -17,7 +17,8 @@ from fastrecon_kernels.common.quads import axis_taps, block_pieces
 from fastrecon_kernels.common.texels import pack_texels, unpack_gradient
 from fastrecon_kernels.render.pack import DecoderShape
 from fastrecon_kernels.render.tuning import TUNING, field_options, piece_of
-from plain_taps import gather_plane
+
+from tests.kernels.plain_taps import gather_plane
 
 AXES = pack_axes(("xy", "xz", "yz"))
 CASES = [

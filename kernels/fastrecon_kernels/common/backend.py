@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "triton", "reference")
-FP_FUSION = {"enable_fp_fusion": True}
+FP_FUSION: dict[str, Any] = {"enable_fp_fusion": True}
 """Launch option of every kernel: a product and a sum become one multiply-add. Triton 3.6 to 3.9 do
 so unasked, 3.9 with a warning that 3.10 will not."""
 

@@ -288,7 +288,7 @@ def lookup_windows(
         offsets = (places * width)[:, None] + offs_c[None, :]
         inside = mask[:, None] & (offs_c < C)[None, :]
         g = tl.load(grad_ptr + first * width + offsets, mask=inside, other=0.0)
-        squares = tl.sum(tl.reshape(g * g, (BLOCK_M * BLOCK_C,), can_reorder=True), 0)
+        squares = tl.sum(g * g)
         patience = tl.where(squares < TAME, MISSES, 0)  # false for NaN
         squares = tl.maximum(squares, TINY)
         shrink = tl.rsqrt(squares) * TOP
