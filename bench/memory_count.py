@@ -36,9 +36,6 @@ SAMPLES = (32, 64, 128, 256, 512)
 PROCESSORS, CAPABILITY = 132, (9, 0)
 """Of an H200; every program of the backward kernels has its own sums of weight gradients."""
 PRECISION = "bf16"
-DETERMINISTIC_RAYS = 1024
-"""Per object, where gradients are deterministic: a chunk takes many operators there, and more
-chunks change nothing but what is kept."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +107,16 @@ def without_launches(memory: LiveBytes, chunk_bytes: int) -> Iterator[list[Chunk
     the operators is called in its place.
     """
     from fastrecon_kernels.render import operators, triton_path
-    from fastrecon_kernels.render.tuning import n_programs, tuning_of
+    from fastrecon_kernels.render.tuning import n_programs, row_of, tuning_of
     from triton.runtime.jit import KernelInterface
 
     passes: list[Chunks] = []
     split = triton_path.split_rays
 
-    def split_rays(n_rays: int, n_samples: int, call: Any, field: Any, backward: bool) -> Any:
-        parts = split(n_rays, n_samples, call, field, backward)
+    def split_rays(
+        n_rays: int, n_samples: int, call: Any, field: Any, backward: bool, width: int = 0
+    ) -> Any:
+        parts = split(n_rays, n_samples, call, field, backward, width)
         largest = max(part.stop - part.start for part in parts)
         formula = field.sample_bytes(backward) + triton_path.PLACED_BYTES
         passes.append(Chunks(len(parts), largest * n_samples, formula, memory.live))
@@ -141,6 +140,7 @@ def without_launches(memory: LiveBytes, chunk_bytes: int) -> Iterator[list[Chunk
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ))
         os.environ.pop("TRITON_INTERPRET", None)
+        os.environ["FASTRECON_TUNE"] = "0"
         for owner, name, stand_in in (
             (torch, "autocast", lambda *_, **__: contextlib.nullcontext()),  # knows no "meta"
             (torch.cuda, "get_device_properties", lambda _: gpu),
@@ -154,7 +154,7 @@ def without_launches(memory: LiveBytes, chunk_bytes: int) -> Iterator[list[Chunk
             (triton_path, "CHUNK_BYTES", chunk_bytes),
         ):
             stack.enter_context(mock.patch.object(owner, name, stand_in))
-        for cached in (n_programs, tuning_of):  # they ask for the device's properties
+        for cached in (n_programs, row_of, tuning_of):  # they ask for the device's properties
             cached.cache_clear()
             stack.callback(cached.cache_clear)
         yield passes
@@ -245,7 +245,6 @@ def count_all(workloads: Sequence[str], samples: Sequence[int]) -> Iterator[Row]
                         number,
                         importance=importance,
                         deterministic=deterministic,
-                        rays=DETERMINISTIC_RAYS if deterministic else None,
                     )
 
 

@@ -76,7 +76,7 @@ class Field(Protocol):
         ...
 
     def gradients(self) -> FieldGradients:
-        """The sums over all calls of `backward`."""
+        """The sums over all calls of `backward`, once."""
         ...
 
 
@@ -186,6 +186,7 @@ class FusedField:
             planes=plan.planes,
             weights=plan.decoder,
         )
+        self.sums = self.sums._replace(folded=None)
         if d_rows is not None:
             d_levels = unpack_gradient(d_rows, self.levels)
         if first is not None:

@@ -22,7 +22,7 @@ def fold_backward_kernel(
     rows_ptr,  # (T, C)
     table_ptr,
     weights_ptr,
-    d_rows_ptr,  # (T, C) fp32, out
+    d_rows_ptr,  # (T, C) fp32, out; may be d_folded_ptr
     sums_ptr,  # (3, programs, BLOCK_C * WIDTH) fp32, out: gradient of W_0
     n_objects,
     C: tl.constexpr,

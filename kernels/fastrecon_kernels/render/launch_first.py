@@ -153,12 +153,17 @@ def unfold_gradient(
 ) -> tuple[Tensor | None, Tensor | None]:
     """From the gradient (T, WIDTH) of the folded texels to those of what they are folded of.
 
+    It may be overwritten.
+
     Returns:
         d_rows (T, C) fp32 for ``planes``, and for ``weights`` that of W_0 as its packed matrices
         (BLOCKS * BLOCK_C * WIDTH,) fp32.
     """
     shape, device, n_rows = inputs.decoder.shape, d_folded.device, d_folded.shape[0]
-    d_rows = d_folded.new_empty(n_rows, shape.channels) if planes else None
+    d_rows = None
+    if planes:  # where rows are as long, those of the one become those of the other
+        same = shape.channels == shape.width
+        d_rows = d_folded if same else d_folded.new_empty(n_rows, shape.channels)
     programs = first_programs(device)
     size = shape.block_c * shape.width
     sums = d_folded.new_empty(3, programs, size) if weights else None
