@@ -2,7 +2,7 @@
 
 Additions of fp32 numbers round, so their sum depends on the order in which a GPU's atomic additions
 happen to come; additions of whole numbers do not. A chunk's contributions are counted in units so
-small that all of them together just fit 63 bits: about 2^-42 of the largest gradient of a sample
+small that all of them together just fit 63 bits: about 2^-40 of the largest gradient of a sample
 for chunks of 2^20 samples, much finer than fp32 is for sums of that size. Chunks follow each other
 in a fixed order.
 """

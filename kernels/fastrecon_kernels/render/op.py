@@ -95,7 +95,8 @@ def render_rays(
             bf16 for bf16 planes or under autocast, else tf32. The reference computes in the
             inputs' dtype, at least fp32; on a CPU "bf16" runs the decoder alone in bf16 (but not
             its first layer where that is applied to the texels).
-        deterministic: bitwise repeatable gradients; None follows torch's global flag.
+        deterministic: bitwise repeatable gradients; None follows torch's global flag. On the
+            kernels a gradient that is not finite then makes those of its whole objects NaN.
         backend: "auto", "triton" or "reference".
 
     Returns:
