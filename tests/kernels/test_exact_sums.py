@@ -131,5 +131,10 @@ def test_the_finest_unit_that_holds_all(device: torch.device) -> None:
     """2^n samples of the largest gradient stay below 2^63 units, and 2^60 are in use."""
     samples = make_samples(device, 0, 14, lone=True)
     gradient = torch.full((samples.count, 16), 0.75, device=device)
-    unit = ExactSums(((9, 10), (4, 5)), samples, (gradient,), 16).unit.item()
-    assert 2**59 < 0.75 * samples.count * unit < 2**62
+    torch.set_default_dtype(torch.float64)
+    try:
+        unit = ExactSums(((9, 10), (4, 5)), samples, (gradient,), 16).unit
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert unit.dtype == torch.float32
+    assert 2**59 < 0.75 * samples.count * unit.item() < 2**62

@@ -60,7 +60,7 @@ class ExactSums:
         # |sum| <= samples * bound * (1 + rounding) < 2^62.
         bits = samples.count.bit_length() + 1
         exponent = (62 - bits - torch.frexp(bound).exponent).clamp(max=LARGEST_UNIT)
-        unit = torch.ldexp(torch.ones_like(bound), exponent)
+        unit = torch.exp2(exponent.to(torch.float32))
         self.unit = torch.where(bound.isfinite(), unit, torch.nan)
 
     def add_to(self, total: Tensor, sizes: tuple[tuple[int, int], ...]) -> None:

@@ -143,11 +143,13 @@ def row_of(device: torch.device, precision: str) -> str:
 def tuning_of(device: torch.device, precision: str) -> Tuning:
     """The defaults for a call: its row of `TUNING`."""
     chosen = TUNING[row_of(device, precision)]
-    if interpreting() or torch.version.hip is not None:
+    if interpreting():
         return chosen
-    generation = torch.cuda.get_device_capability(device)[0]
+    generation = 0 if torch.version.hip else torch.cuda.get_device_capability(device)[0]
     if precision == "fp32" and generation != 9:
-        chosen = chosen._replace(window_warps=0)  # three products in tf32 for one spill
+        chosen = chosen._replace(window_warps=0)  # three products in tf32 for one spill, or fail
+    if not generation:
+        return chosen
     return chosen._replace(approx=chosen.approx and generation >= FIRST_BF16)
 
 
@@ -286,7 +288,7 @@ def group_constexprs(
         "LAST": end - start < cut_every(shape, tuning),
         "OUT": shape.out,
         "ACTIVATION": activation,
-        "WIDEN": tuning.widen,
+        "WIDEN": tuning.widen and precision != "fp32",
         "WEIGHT_GRAD": weight_grad,
     }
 
