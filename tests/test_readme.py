@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -44,8 +45,7 @@ def test_command_lines_name_what_exists(line: str) -> None:
     for command in line.split(" && "):
         words = shlex.split(command)
         if words[:2] == ["python", "-m"]:
-            module = ROOT / words[2].replace(".", "/")
-            assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
+            assert importlib.util.find_spec(words[2]), words[2]
         if words[0] == "fastrecon":
             assert f"\n  {words[1]} " in HELP, words[1]
         if words[:2] == ["fastrecon", "data"]:
