@@ -45,7 +45,10 @@ def test_command_lines_name_what_exists(line: str) -> None:
     for command in line.split(" && "):
         words = shlex.split(command)
         if words[:2] == ["python", "-m"]:
-            assert importlib.util.find_spec(words[2]), words[2]
+            module = importlib.util.find_spec(words[2])
+            assert module, words[2]
+            if module.submodule_search_locations:
+                assert importlib.util.find_spec(f"{words[2]}.__main__"), words[2]
         if words[0] == "fastrecon":
             assert f"\n  {words[1]} " in HELP, words[1]
         if words[:2] == ["fastrecon", "data"]:
