@@ -246,6 +246,9 @@ def render_cases(
         cases.append(case("backward, rest", tap_backward_kernel, options, constexprs, *unused))
     constexprs = {**taps, "LISTED": False}
     cases.append(case("backward, taps", tap_backward_kernel, options, constexprs, *unused, *rest))
+    exact = {**constexprs, "EXACT": True}
+    unused = ("d_bias_ptr", *rest)
+    cases.append(case("backward, taps, exact", tap_backward_kernel, options, exact, *unused))
     constexprs = choices.point_constexprs(
         shape, settings, "bf16", tuning, n_levels=n_levels, along_rays=True
     )
@@ -274,7 +277,7 @@ def render_case(
     for argument in kernel.arg_names:
         if argument in constexprs or argument in absent or argument == "BLOCK_M":
             continue
-        if argument == "table_ptr":
+        if argument == "table_ptr" or (argument == "d_folded_ptr" and constexprs.get("EXACT")):
             signature[argument] = "*i64"
         elif argument in {"rest_ptr", "list_ptr", "listed_ptr", "n_listed_ptr"}:
             signature[argument] = "*i32"

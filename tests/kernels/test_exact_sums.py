@@ -137,4 +137,5 @@ def test_the_finest_unit_that_holds_all(device: torch.device) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert unit.dtype == torch.float32
+    assert ExactSums(((9, 10),), samples, (gradient,), 16, 8.0).unit == unit / 8
     assert 2**59 < 0.75 * samples.count * unit.item() < 2**62

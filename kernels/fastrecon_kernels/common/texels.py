@@ -58,9 +58,12 @@ def unpack_gradient(d_rows: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, .
     return tuple(gradients)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def level_table(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    """The (L, 3) table of `Texels`; kept, so that a call copies nothing to the device."""
+    """The (L, 3) table of `Texels`; kept, so that a call copies nothing to the device.
+
+    For good: a captured CUDA graph reads it where it lies.
+    """
     table, first = [], 0
     for batch, planes, _, height, width in shapes:
         table.append([height, width, first])

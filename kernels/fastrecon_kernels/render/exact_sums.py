@@ -33,6 +33,8 @@ BLOCK = 1024
 class ExactSums:
     """One chunk's sums, of the objects that its samples lie in.
 
+    No sample adds more than ``gain`` times the largest of the ``gradients``.
+
     Attributes:
         sums: (T, WIDTH) int64, all 0; T texels of these objects alone.
         table: (L, 3) their `Texels.table`.
@@ -47,6 +49,7 @@ class ExactSums:
         samples: Samples,
         gradients: tuple[Tensor, ...],
         width: int,
+        gain: float = 1.0,
     ) -> None:
         device, per_object = gradients[0].device, samples.rays_per_object
         self.first_object = samples.first_ray // per_object
@@ -56,7 +59,7 @@ class ExactSums:
         n_rows = self.n_objects * sum(3 * height * width for height, width in sizes)
         self.sums = torch.zeros(n_rows, width, dtype=torch.int64, device=device)
         bounds = [torch.linalg.vector_norm(g, torch.inf, dtype=torch.float32) for g in gradients]
-        bound = torch.stack(bounds).amax()
+        bound = gain * torch.stack(bounds).amax()
         # |sum| <= samples * bound * (1 + rounding) < 2^62.
         bits = samples.count.bit_length() + 1
         exponent = (62 - bits - torch.frexp(bound).exponent).clamp(max=LARGEST_UNIT)

@@ -34,6 +34,7 @@ from .device import activate, apply_weight, is_empty, is_left, matrix_offsets, s
         "per_object_shift",
         "first_object",
         "lead",
+        "resolution",
     ]
 )
 def field_kernel(

@@ -73,7 +73,8 @@ def scatter_first(
     whole = None
     if exact:
         bound = (d_raw, d_rgb) if grad is None else (grad,)
-        whole = ExactSums(inputs.sizes, samples, bound, shape.width)
+        gain = max(1.0, abs(1 + 2 * settings.rgb_padding) / 4)  # of a single layer's sigmoid
+        whole = ExactSums(inputs.sizes, samples, bound, shape.width, gain)
         table, folded, unit = whole.table, whole.sums, whole.unit
         first_ray -= whole.first_object * samples.rays_per_object
     arguments: list[Any] = [samples.rays_o, samples.rays_d, samples.ts, table, grad]

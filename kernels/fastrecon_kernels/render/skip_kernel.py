@@ -19,7 +19,16 @@ from ..composite.kernel import interval_length, load_intervals
 from .device import is_empty
 
 
-@triton.jit(do_not_specialize=["n_rays", "n_samples", "start", "first_ray", "rays_per_object"])
+@triton.jit(
+    do_not_specialize=[
+        "n_rays",
+        "n_samples",
+        "start",
+        "first_ray",
+        "rays_per_object",
+        "resolution",
+    ]
+)
 def select_kernel(
     rays_o_ptr,  # (N, 3) fp32
     rays_d_ptr,  # (N, 3) fp32
