@@ -135,3 +135,14 @@ def test_trips(loop: str, expected: int) -> None:
     statement = ast.parse(f"for i in {loop}: pass").body[0]
     assert isinstance(statement, ast.For)
     assert count_trips(statement, {"N": 5}) == expected
+
+
+def test_a_product_outside_the_loop_over_tiles_is_refused(source: str) -> None:
+    """Sums before and after it may be longer than the loop, if it has the products."""
+    head = "\n".join(f"        /*{16 * i:04x}*/  FADD R1, R1, R2 ;" for i in range(20))
+    product = "        /*01f0*/  HMMA.16816.F32.BF16 R4, R4, R8, R4 ;"
+    loop = f'.L_x_0:\n //## File "{source}", line 6\n{{body}} /*0200*/ @P0 BRA `(.L_x_0) ;'
+    inside = loop.format(body=product + f'\n //## File "{source}", line 6\n')
+    assert count_issues(*parse(head + "\n" + inside), {}).kinds["matrix"] == 1
+    with pytest.raises(ValueError, match="a matrix product lies outside"):
+        count_issues(*parse(head + "\n" + product + "\n" + loop.format(body="")), {})

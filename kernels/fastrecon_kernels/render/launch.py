@@ -27,8 +27,8 @@ from .tuning import (
     tile_options,
 )
 
-MAX_RAYS = 1 << 30
-"""Samples of a launch, and so its rays, at most (see `triton_path.MAX_SAMPLES`)."""
+MAX_SAMPLES = 1 << 30
+"""Of a launch, and so its rays at most: they are counted in 32 bits."""
 
 
 class Samples(NamedTuple):
@@ -56,7 +56,7 @@ class Samples(NamedTuple):
         a chunk may have, from where the next object is as far away as it is.
         """
         first_object, within = divmod(self.first_ray, self.rays_per_object)
-        span = min(self.rays_per_object, MAX_RAYS)
+        span = min(self.rays_per_object, MAX_SAMPLES)
         lead = span - min(self.rays_per_object - within, span)
         ray, rays = Divisor.of(self.per_ray), Divisor.of(span)
         return ray.multiplier, ray.shift, rays.multiplier, rays.shift, first_object, lead

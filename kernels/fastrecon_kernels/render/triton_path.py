@@ -21,7 +21,7 @@ from ..settings import RenderSettings
 from ..types import Decoder
 from .field import Field, FieldPlan, FusedField
 from .importance_kernel import draw_and_order, merge_records
-from .launch import Samples
+from .launch import MAX_SAMPLES, Samples
 from .layered import LayeredField
 from .pack import DecoderShape
 from .rays import place_samples, ray_range
@@ -30,8 +30,6 @@ CHUNK_BYTES = 128 << 20
 """Bound on per-sample buffers: a chunk has as many rays as fit, at least one."""
 PLACED_BYTES = 32
 """Of positions, intervals and their order, per sample."""
-MAX_SAMPLES = 1 << 30
-"""Samples of a chunk are counted in 32 bits."""
 PICTURE_ROWS = 4
 """Rows of a picture in a tile of the backward pass (`tuning.Tuning.patch`)."""
 
